@@ -1,0 +1,95 @@
+# `make` or `make help` shows the menu.
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+GO        ?= go
+BPF_CLANG ?= clang
+PREFIX    ?= /usr/local
+FUZZTIME  ?= 10s
+BENCHTIME ?= 1s
+ARGS      ?=
+
+# Tracing needs root; whoever is root already needs no sudo.
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+
+C_FILES   = vmlinux.h $(wildcard bpf/*.[ch]) internal/rig/churn/churn.c
+GENERATED = internal/probe/bpf_bpfel.go internal/probe/bpf_bpfel.o
+
+.PHONY: help build run test generate check-generated lint fmt fuzz bench install clean deps rig
+
+help: ## this menu
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+build: ## bin/tcptrace, one static binary; needs Go alone
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/tcptrace ./cmd/tcptrace
+
+run: build ## build and stream every TCP state change; ARGS="-j -4" for flags
+	@$(SUDO) bin/tcptrace $(ARGS)
+
+# -p 1: the packages that trace the kernel measure it, so one at a time. -count=1:
+# the test cache cannot see that the kernel or a binary in bin/ changed.
+test: deps lint check-generated build rig ## everything: lint, generated files, unit, kernel and oracle tests
+	$(GO) test -p 1 -count=1 -timeout 30m $(if $(SUDO),-exec $(SUDO)) ./...
+
+generate: ## compile bpf/ into internal/probe; needs clang 14, as in Debian 12
+	@major=$$($(BPF_CLANG) --version | sed -n 's/.*version \([0-9]*\).*/\1/p;q') || true; \
+	if [[ "$$major" != 14 ]]; then \
+		echo "generate: $(BPF_CLANG) is version $${major:-unknown}, and only clang 14 gives the committed bytes:" \
+			"install Debian 12's clang, or set BPF_CLANG=clang-14" >&2; \
+		exit 1; \
+	fi
+	BPF2GO_CC=$(BPF_CLANG) $(GO) generate ./internal/probe
+
+# Compared with copies, not with git, so that it also holds in a dirty tree.
+check-generated: ## fail unless the generated files match their source
+	@old=$$(mktemp -d); trap 'rm -rf "$$old"' EXIT; \
+	cp $(GENERATED) "$$old"; \
+	$(MAKE) --no-print-directory generate; \
+	for f in $(GENERATED); do \
+		cmp -s "$$f" "$$old/$${f##*/}" || { \
+			echo "check-generated: $$f did not match bpf/; it does now: commit what 'make generate' wrote" >&2; \
+			exit 1; \
+		}; \
+	done
+
+lint: ## gofmt, go vet, staticcheck, go mod tidy, clang-format, mandoc
+	@files=$$(gofmt -l .); [[ -z "$$files" ]] || { echo "not formatted, run 'make fmt': $$files" >&2; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	$(GO) mod tidy -diff
+	clang-format --dry-run -Werror $(C_FILES)
+	mandoc -T lint -W warning cmd/tcptrace/tcptrace.1
+
+fmt: ## format the Go and the C files
+	gofmt -w .
+	clang-format -i $(C_FILES)
+
+fuzz: ## run each fuzz target for FUZZTIME=10s
+	@$(GO) test -list '^Fuzz' ./... | \
+	awk '/^Fuzz/ {t[n++] = $$1} /^ok/ {for (i = 0; i < n; i++) print $$2, t[i]; n = 0}' | \
+	while read -r pkg target; do \
+		echo "== $$pkg $$target"; \
+		$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$pkg"; \
+	done
+
+bench: ## run the benchmarks, with allocations; BENCHTIME=1s
+	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...
+
+install: build ## install the binary and the man page below PREFIX=/usr/local
+	install -D -m 755 bin/tcptrace $(DESTDIR)$(PREFIX)/bin/tcptrace
+	install -D -m 644 cmd/tcptrace/tcptrace.1 $(DESTDIR)$(PREFIX)/share/man/man1/tcptrace.1
+
+clean: ## remove what was built
+	rm -rf bin
+
+deps:
+	@.ci/deps
+
+# The load generator and the oracle that the tests compare with; see internal/rig.
+rig: bin/churn
+	$(GO) build -o bin/oracle ./internal/rig/oracle
+
+bin/churn: internal/rig/churn/churn.c
+	@mkdir -p bin
+	gcc -O2 -Wall -Wextra -pthread -o $@ $<
