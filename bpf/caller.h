@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Some causes are visible only in who called: a mini-socket's timer is cancelled
+ * by the same functions whatever ends it. The stack costs about 3 us, so it is
+ * asked only at the few events that need it.
+ */
+#ifndef __CALLER_H
+#define __CALLER_H
+
+#include "trace.h"
+
+enum caller {
+	CALLER_UNKNOWN,
+	CALLER_REARM,      /* mod_timer: the timer goes on */
+	CALLER_TIMEWAIT,   /* tcp_timewait_state_process: a segment for a mini-socket */
+	CALLER_CONNECT,    /* __inet{,6}_check_established, __inet_hash_connect: connect() */
+	CALLER_CHECK_REQ,  /* tcp_check_req: a segment for a request sock */
+	CALLER_VALIDATE,   /* tcp_validate_incoming: a segment with RST, or a bad one */
+	CALLER_ABORT,      /* tcp_abort: SOCK_DESTROY */
+	CALLER_NETNS_EXIT, /* inet_twsk_purge, tcp_twsk_purge */
+	CALLER_RECEIVE,    /* tcp_v4_rcv, tcp_v6_rcv, themselves */
+};
+
+#define MAX_CALLERS 16
+#define MAX_FRAMES 16
+
+/* Where these functions lie; the loader fills it in from kallsyms. */
+struct text_range {
+	u64 start; /* without the top bit, see caller_of */
+	u64 end;
+	enum caller caller;
+};
+
+const volatile struct text_range callers[MAX_CALLERS];
+
+/*
+ * The search has no branch that depends on data, and multiplies where one would
+ * mask with -x: the verifier follows both ways of either, a million paths in all.
+ * is_below gives 1 or 0 for numbers below 2^63.
+ */
+static __always_inline u64 is_below(u64 a, u64 b)
+{
+	return (a - b) >> 63;
+}
+
+static __always_inline u64 caller_of(u64 ip)
+{
+	u64 caller = CALLER_UNKNOWN;
+
+#pragma unroll
+	for (int i = 0; i < MAX_CALLERS; i++) {
+		/* Kernel text is above 2^63: compare what is left without that bit. */
+		u64 at = ip & ~(1ULL << 63);
+		u64 inside = is_below(at, callers[i].end) & ~is_below(at, callers[i].start);
+
+		caller += inside * callers[i].caller;
+	}
+	return caller;
+}
+
+/* who_called names the innermost function on the stack that we know. */
+static __noinline u32 who_called(void *ctx)
+{
+	u64 ips[MAX_FRAMES] = {};
+	u64 innermost = CALLER_UNKNOWN;
+
+	bpf_get_stack(ctx, ips, sizeof(ips), 0);
+	for (int i = 0; i < MAX_FRAMES; i++) {
+		u64 none_yet = is_below(innermost, 1);
+
+		innermost += none_yet * caller_of(ips[i]);
+	}
+	return innermost;
+}
+
+#endif

@@ -1,0 +1,309 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * What is there already: one pass over all open files tells who holds which
+ * socket, one walk over the socket tables of each network namespace gives the
+ * rows. Both run while events are flowing, and an event always wins over a row.
+ */
+#ifndef __SNAPSHOT_H
+#define __SNAPSHOT_H
+
+#include "trace.h"
+#include "owner.h"
+#include "request.h"
+#include "socket.h"
+
+#define S_IFMT 0170000
+#define S_IFSOCK 0140000
+
+enum pass_mode {
+	PASS_SEED,    /* begin to know the sockets that processes hold */
+	PASS_MARK,    /* find the holder of inherited sockets, mark owners seen */
+	PASS_REPLACE, /* owners not seen by PASS_MARK gave the socket away */
+};
+
+u32 pass;
+enum pass_mode pass_mode;
+const volatile u32 loader_pid;
+
+static __always_inline void hold(struct owner *o, struct task_struct *task, u32 pid, u32 fd)
+{
+	o->pid = pid;
+	o->fd = fd;
+	o->pass = pass;
+	o->source = OWNER_SNAPSHOT;
+	read_comm(o->comm, task);
+}
+
+static __always_inline void found_holder(struct life *l, struct task_struct *task, u32 pid, u32 fd)
+{
+	struct owner *o = &l->owner;
+	bool known = o->source != OWNER_NONE && o->source != OWNER_INHERITED;
+
+	if (known && o->pid == pid) {
+		if (o->pass != pass)
+			o->fd = fd;
+		o->pass = pass;
+	} else if (!known || (pass_mode == PASS_REPLACE && o->pass != pass)) {
+		hold(o, task, pid, fd);
+	}
+}
+
+static __always_inline void seed_from_file(struct sock *sk, struct task_struct *task, u32 pid, u32 fd)
+{
+	struct life l = {};
+	u64 key = (u64)sk;
+
+	l.since = bpf_ktime_get_boot_ns();
+	l.sk = key;
+	l.cgroup = cgroup_id(sk);
+	l.uid = BPF_CORE_READ(sk, sk_uid.val);
+	l.state = BPF_CORE_READ(sk, __sk_common.skc_state);
+	l.kind = DURATION_AT_LEAST;
+	l.flags = LIFE_ROW_DUE;
+	hold(&l.owner, task, pid, fd);
+	if (l.state == TCP_CLOSE) /* not connected yet: its first transition begins its life */
+		return;
+	bpf_map_update_elem(&socks, &key, &l, BPF_NOEXIST);
+}
+
+/* tcp_sock_of finds the TCP socket of a file; of an MPTCP socket the first subflow. */
+static __always_inline struct sock *tcp_sock_of(struct file *file)
+{
+	struct socket *sock;
+	struct sock *sk;
+	u16 protocol, family;
+
+	if ((BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) != S_IFSOCK)
+		return NULL;
+	sock = BPF_CORE_READ(file, private_data);
+	sk = BPF_CORE_READ(sock, sk);
+	family = BPF_CORE_READ(sk, __sk_common.skc_family);
+	if (family != AF_INET && family != AF_INET6)
+		return NULL;
+	protocol = BPF_CORE_READ(sk, sk_protocol);
+	if (protocol == IPPROTO_MPTCP && bpf_core_type_exists(struct mptcp_sock))
+		return BPF_CORE_READ((struct mptcp_sock *)sk, first);
+	return protocol == IPPROTO_TCP && BPF_CORE_READ(sk, sk_type) == SOCK_STREAM ? sk : NULL;
+}
+
+static __always_inline int file_seen(struct bpf_iter__task_file *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct file *file = ctx->file;
+	struct sock *sk;
+	struct life *l;
+	u64 key;
+	u32 pid;
+
+	if (!task || !file)
+		return 0;
+	sk = tcp_sock_of(file);
+	if (!sk)
+		return 0;
+	pid = task->tgid;
+	/* The loader holds a socket that lingers for one second, kept in ticks. */
+	if (pid == loader_pid && BPF_CORE_READ(sk, sk_lingertime))
+		hz = BPF_CORE_READ(sk, sk_lingertime);
+	key = (u64)sk;
+	l = bpf_map_lookup_elem(&socks, &key);
+	if (l)
+		found_holder(l, task, pid, ctx->fd);
+	else if (pass_mode == PASS_SEED)
+		seed_from_file(sk, task, pid, ctx->fd);
+	return 0;
+}
+
+static __always_inline u64 ticks_to_ns(u64 ticks)
+{
+	return ticks * (NSEC_PER_SEC / (hz ?: 1));
+}
+
+static __always_inline void write_row(struct seq_file *seq, u64 now, const struct conn *c,
+				      const struct life *l, u8 kind,
+				      const struct tcp_sock *tp)
+{
+	struct event e = {};
+
+	e.time = now;
+	e.duration = now - l->since;
+	e.sk = l->sk;
+	e.conn = *c;
+	e.kind = SOCKET;
+	e.new_state = l->state;
+	e.duration_kind = kind;
+	set_life(&e, l);
+	if (tp) {
+		const struct sock *sk = &tp->inet_conn.icsk_inet.sk;
+
+		e.flags |= EVENT_QUEUES;
+		if (l->state == TCP_LISTEN) {
+			e.rx_queue = sk->sk_ack_backlog;
+			e.tx_queue = sk->sk_max_ack_backlog;
+		} else {
+			e.flags |= EVENT_COUNTERS;
+			e.bytes_sent = tp->bytes_sent;
+			e.bytes_received = tp->bytes_received;
+			e.retransmits = tp->total_retrans;
+			e.srtt_us = tp->srtt_us >> 3;
+			e.rx_queue = tp->rcv_nxt - tp->copied_seq;
+			e.tx_queue = tp->write_seq - tp->snd_una;
+		}
+	}
+	bpf_seq_write(seq, &e, sizeof(e));
+}
+
+/*
+ * In CLOSE_WAIT the last ACK came with the FIN, unless we went on sending: then
+ * the socket is older than it says. So it is a lower bound, often exact.
+ */
+static __always_inline u64 close_wait_age(const struct tcp_sock *tp)
+{
+	return ticks_to_ns((u32)bpf_jiffies64() - tp->rcv_tstamp);
+}
+
+static __always_inline u8 seed_role(const struct sock *sk, u8 state)
+{
+	if (state == TCP_LISTEN)
+		return ROLE_LISTENER;
+	/* A child keeps its listener's backlog limit, sk_clone_lock; a client has none. */
+	return sk->sk_max_ack_backlog ? ROLE_SERVER : ROLE_CLIENT;
+}
+
+static __noinline int fill_row(struct seq_file *seq, struct tcp_sock *tp, struct life *l,
+			       struct conn *c)
+{
+	struct sock *sk = &tp->inet_conn.icsk_inet.sk;
+	u64 now = bpf_ktime_get_boot_ns();
+	u8 kind = DURATION_UNKNOWN; /* the kernel keeps no time for this state */
+
+	l->flags &= ~LIFE_ROW_DUE;
+	l->cookie = socket_cookie(sk);
+	l->cgroup = cgroup_id(sk);
+	l->uid = sk->sk_uid.val;
+	l->mptcp = is_mptcp(tp);
+	l->role = seed_role(sk, l->state);
+	if (l->state == TCP_CLOSE_WAIT && tp->rcv_tstamp) {
+		l->since = now - close_wait_age(tp);
+		kind = DURATION_AT_LEAST;
+	}
+	if (l->state == TCP_LISTEN)
+		remember_listener(sk, c, TCP_LISTEN);
+	write_row(seq, now, c, l, kind, tp);
+	return 0;
+}
+
+static __always_inline void socket_row(struct seq_file *seq, struct tcp_sock *tp)
+{
+	struct sock *sk = &tp->inet_conn.icsk_inet.sk;
+	struct life fresh = {}, *l;
+	u64 key = (u64)tp;
+	struct conn c;
+
+	read_conn(&c, &sk->__sk_common);
+	c.lport = bpf_ntohs(tp->inet_conn.icsk_inet.inet_sport);
+	if (!selected(&c))
+		return;
+	l = bpf_map_lookup_elem(&socks, &key);
+	if (l) {
+		if (l->flags & LIFE_ROW_DUE) /* else an event has told of it */
+			fill_row(seq, tp, l, &c);
+		return;
+	}
+	fresh.since = bpf_ktime_get_boot_ns();
+	fresh.sk = key;
+	fresh.state = sk->__sk_common.skc_state;
+	fresh.kind = DURATION_AT_LEAST;
+	fresh.owner.fd = -1;
+	l = begin_life(key, &fresh);
+	if (l)
+		fill_row(seq, tp, l, &c);
+	else
+		fill_row(seq, tp, &fresh, &c);
+	/* It was closed meanwhile, and its entry may have come after tcp_destroy_sock. */
+	if (sk->__sk_common.skc_state == TCP_CLOSE)
+		bpf_map_delete_elem(&socks, &key);
+}
+
+static __noinline int timewait_row(struct seq_file *seq, struct tcp_timewait_sock *ttw)
+{
+	struct inet_timewait_sock *tw = &ttw->tw_sk;
+	u64 now = bpf_ktime_get_boot_ns(), key;
+	u8 kind = DURATION_UNKNOWN;
+	struct life l = {};
+	struct conn c;
+
+	read_conn(&c, &tw->__tw_common);
+	if (!selected(&c))
+		return 0;
+	l.sk = (u64)ttw;
+	l.cookie = has_socket_cookie ? bpf_get_socket_cookie(ttw)
+				     : tw->__tw_common.skc_cookie.counter;
+	l.state = tw->tw_substate;
+	l.kind = DURATION_AT_LEAST;
+	l.since = now;
+	l.uid = -1;
+	l.owner.fd = -1;
+	if (l.state == TCP_TIME_WAIT) {
+		s64 left = tw->tw_timer.expires - bpf_jiffies64();
+
+		if (left > 0 && left < TIMEWAIT_SEC * (s64)hz) {
+			l.since = now - ticks_to_ns(TIMEWAIT_SEC * (u64)hz - left);
+			kind = DURATION_AT_LEAST;
+		}
+	}
+	key = conn_key(&c);
+	if (bpf_map_update_elem(&timewaits, &key, &l, BPF_NOEXIST) == 0)
+		write_row(seq, now, &c, &l, kind, NULL);
+	return 0;
+}
+
+static __noinline int request_row(struct seq_file *seq, struct tcp_request_sock *treq)
+{
+	struct request_sock *req = &treq->req.req;
+	u64 now = bpf_ktime_get_boot_ns(), key = (u64)treq;
+	struct request r;
+	struct conn c;
+
+	read_conn(&c, &req->__req_common);
+	if (!selected(&c))
+		return 0;
+	describe_request(&r, (struct request_sock *)treq, &c, now);
+	/* snt_synack: when the first SYN-ACK was sent, us */
+	if (treq->snt_synack)
+		r.since = now - (bpf_ktime_get_ns() - treq->snt_synack * 1000);
+	if (bpf_map_update_elem(&requests, &key, &r, BPF_NOEXIST))
+		return 0;
+	r.event.kind = SOCKET;
+	r.event.old_state = r.event.reason = 0;
+	r.event.duration = now - r.since;
+	r.event.duration_kind = DURATION_EXACT;
+	bpf_seq_write(seq, &r.event, sizeof(r.event));
+	return 0;
+}
+
+static __always_inline int table_row(struct bpf_iter__tcp *ctx)
+{
+	struct sock_common *c = ctx->sk_common;
+	struct tcp_timewait_sock *tw;
+	struct tcp_request_sock *req;
+	struct tcp_sock *tp;
+
+	if (!c)
+		return 0;
+	tp = bpf_skc_to_tcp_sock(c);
+	if (tp) {
+		socket_row(ctx->meta->seq, tp);
+		return 0;
+	}
+	tw = bpf_skc_to_tcp_timewait_sock(c);
+	if (tw) {
+		timewait_row(ctx->meta->seq, tw);
+		return 0;
+	}
+	req = bpf_skc_to_tcp_request_sock(c);
+	if (req)
+		request_row(ctx->meta->seq, req);
+	return 0;
+}
+
+#endif

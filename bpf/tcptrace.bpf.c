@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/*
+ * tcptrace: every state change of every TCP socket, with its owner and cause.
+ *
+ * inet_sock_set_state reports the full sockets. It never reports TIME_WAIT and
+ * half-open connections, which live in mini-sockets and request socks: these are
+ * seen through their timers. All hooks are tracepoints, so one way serves every
+ * kernel, locked down or not.
+ *
+ * This file is the table of hooks; what they do stands, by subject, in socket.h
+ * (with reason.h and owner.h), timewait.h, request.h and snapshot.h.
+ */
+#include "trace.h"
+#include "socket.h"
+#include "timewait.h"
+#include "request.h"
+#include "snapshot.h"
+
+/* Two copies of one program, see state_change(). */
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(state_change_task, struct sock *sk, int old, int new)
+{
+	return state_change(ctx, sk, old, new, true);
+}
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(state_change_softirq, struct sock *sk, int old, int new)
+{
+	return state_change(ctx, sk, old, new, false);
+}
+
+SEC("tp_btf/tcp_destroy_sock")
+int BPF_PROG(destroy_sock, struct sock *sk)
+{
+	socket_destroyed(sk);
+	return 0;
+}
+
+SEC("tp_btf/timer_start")
+int BPF_PROG(timer_start, struct timer_list *timer)
+{
+	u64 function = (u64)timer->function;
+
+	if (function == tw_timer_handler)
+		timewait_armed(timer);
+	else if (function == reqsk_timer_handler)
+		request_armed(timer);
+	return 0;
+}
+
+SEC("tp_btf/timer_cancel")
+int BPF_PROG(timer_cancel, struct timer_list *timer)
+{
+	u64 function = (u64)timer->function;
+
+	if (function == tw_timer_handler)
+		timewait_cancelled(ctx, timer);
+	else if (function == reqsk_timer_handler)
+		request_cancelled(ctx, timer);
+	return 0;
+}
+
+SEC("tp_btf/timer_expire_exit")
+int BPF_PROG(timer_expire_exit, struct timer_list *timer)
+{
+	request_expired(timer);
+	return 0;
+}
+
+SEC("tp_btf/tcp_rcv_space_adjust")
+int BPF_PROG(rcv_space_adjust, struct sock *sk)
+{
+	first_use(sk);
+	return 0;
+}
+
+SEC("tp_btf/kfree_skb")
+int BPF_PROG(kfree_skb)
+{
+	/* Its fourth argument is new in 6.11: not even named where it does not exist. */
+	if (kfree_skb_names_receiver)
+		fin_freed((struct sock *)ctx[3]);
+	return 0;
+}
+
+SEC("iter/task_file")
+int files(struct bpf_iter__task_file *ctx)
+{
+	return file_seen(ctx);
+}
+
+SEC("iter/tcp")
+int table(struct bpf_iter__tcp *ctx)
+{
+	return table_row(ctx);
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Timewait mini-sockets. No tracepoint is their own, but each has a timer, armed
+ * when it is made (tcp_time_wait) and cancelled when it ends, whatever ends it.
+ * tcp_time_wait arms the timer about 10 us before it closes the full socket.
+ */
+#ifndef __TIMEWAIT_H
+#define __TIMEWAIT_H
+
+#include "trace.h"
+#include "caller.h"
+
+static __always_inline struct inet_timewait_sock *timewait_of(struct timer_list *timer)
+{
+	return (void *)timer - bpf_core_field_offset(struct inet_timewait_sock, tw_timer);
+}
+
+/* timewait_moved tells FIN_WAIT2 > TIME_WAIT inside the mini-socket. */
+static __always_inline void timewait_moved(struct life *l, const struct conn *c, u64 when, u8 kind)
+{
+	emit(when, l->sk, c, l, TCP_TIME_WAIT, REASON_FIN_RECEIVED, 0, NULL);
+	l->state = TCP_TIME_WAIT;
+	l->since = when;
+	l->kind = kind;
+}
+
+/* timewait_armed: a mini-socket is made, or its time begins anew. */
+static __always_inline void timewait_armed(struct timer_list *timer)
+{
+	struct inet_timewait_sock *tw = timewait_of(timer);
+	u64 now = bpf_ktime_get_boot_ns();
+	u8 substate = BPF_CORE_READ(tw, tw_substate);
+	struct life *l, mini = {};
+	struct conn c;
+	u64 key;
+
+	probe_conn(&c, &tw->__tw_common);
+	if (!selected(&c))
+		return;
+	key = conn_key(&c);
+	l = bpf_map_lookup_elem(&timewaits, &key);
+	if (l && l->sk == (u64)tw) {
+		if (l->state == TCP_FIN_WAIT2 && substate == TCP_TIME_WAIT)
+			timewait_moved(l, &c, now, DURATION_EXACT);
+		return;
+	}
+	mini.since = now;
+	mini.sk = (u64)tw;
+	mini.cookie = BPF_CORE_READ(tw, __tw_common.skc_cookie.counter);
+	mini.state = substate;
+	mini.kind = DURATION_EXACT;
+	mini.flags = LIFE_MINI;
+	mini.uid = -1;
+	mini.owner.fd = -1;
+	if (bpf_map_update_elem(&timewaits, &key, &mini, BPF_ANY))
+		__sync_fetch_and_add(&untracked, 1);
+}
+
+static __always_inline u8 timewait_end(u32 caller, u8 state)
+{
+	switch (caller) {
+	case CALLER_TIMEWAIT:
+		return REASON_RST_RECEIVED;
+	case CALLER_CONNECT:
+		return REASON_REUSED_BY_CONNECT;
+	case CALLER_RECEIVE: /* TCP_TW_SYN, or TCP_TW_RST for data into FIN_WAIT2 */
+		return state == TCP_TIME_WAIT ? REASON_REOPENED_BY_SYN : REASON_RST_SENT;
+	case CALLER_ABORT:
+		return REASON_KILLED;
+	case CALLER_NETNS_EXIT:
+		return REASON_NETNS_EXIT;
+	default:
+		return REASON_NONE;
+	}
+}
+
+/*
+ * missed_move: the FIN that moved the mini-socket to TIME_WAIT re-armed its timer
+ * within the same wheel bucket, which no timer tracepoint tells, and kfree_skb
+ * had no socket (before 6.11). The timer was set to 60 s at that moment, so it
+ * says when that was, to a tick: the duration is a lower bound.
+ */
+static __always_inline void missed_move(struct life *l, const struct conn *c, u64 now,
+					u64 jiffies, u64 expires)
+{
+	u64 ticks = jiffies - (expires - (u64)TIMEWAIT_SEC * hz);
+	u64 when = now - ticks * (NSEC_PER_SEC / (hz ?: 1));
+
+	timewait_moved(l, c, when < l->since ? l->since : when, DURATION_AT_LEAST);
+}
+
+/* timewait_cancelled: its end, unless mod_timer is about to arm it again. */
+static __always_inline void timewait_cancelled(void *ctx, struct timer_list *timer)
+{
+	struct inet_timewait_sock *tw = timewait_of(timer);
+	u64 now = bpf_ktime_get_boot_ns(), jiffies = bpf_jiffies64();
+	u64 expires = timer->expires;
+	struct conn c;
+	struct life *l;
+	u64 key;
+	u8 why;
+
+	probe_conn(&c, &tw->__tw_common);
+	key = conn_key(&c);
+	l = bpf_map_lookup_elem(&timewaits, &key);
+	if (!l || l->sk != (u64)tw)
+		return;
+	if ((s64)(jiffies - expires) < 0) {
+		u32 caller = who_called(ctx);
+
+		if (caller == CALLER_REARM)
+			return;
+		why = timewait_end(caller, BPF_CORE_READ(tw, tw_substate));
+	} else {
+		why = BPF_CORE_READ(tw, tw_substate) == TCP_TIME_WAIT ? REASON_EXPIRED
+								      : REASON_TIMEOUT;
+	}
+	if (l->state == TCP_FIN_WAIT2 && BPF_CORE_READ(tw, tw_substate) == TCP_TIME_WAIT)
+		missed_move(l, &c, now, jiffies, expires);
+	emit(now, (u64)tw, &c, l, TCP_CLOSE, why, 0, NULL);
+	bpf_map_delete_elem(&timewaits, &key);
+}
+
+/*
+ * The FIN that moves a mini-socket from FIN_WAIT2 to TIME_WAIT is freed with that
+ * mini-socket as its receiver: tcp_v4_rcv, 6.11+.
+ */
+static __always_inline void fin_freed(struct sock *rx_sk)
+{
+	struct inet_timewait_sock *tw = (void *)rx_sk;
+	struct life *l;
+	struct conn c;
+	u64 key;
+
+	if (!rx_sk || rx_sk->__sk_common.skc_state != TCP_TIME_WAIT)
+		return;
+	if (BPF_CORE_READ(tw, tw_substate) != TCP_TIME_WAIT)
+		return;
+	read_conn(&c, &rx_sk->__sk_common);
+	key = conn_key(&c);
+	l = bpf_map_lookup_elem(&timewaits, &key);
+	if (l && l->sk == (u64)tw && l->state == TCP_FIN_WAIT2)
+		timewait_moved(l, &c, bpf_ktime_get_boot_ns(), DURATION_EXACT);
+}
+
+#endif

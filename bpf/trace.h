@@ -1,0 +1,351 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * What all programs share: configuration, maps, the two ends of a connection,
+ * and the way of a record into the ring.
+ */
+#ifndef __TRACE_H
+#define __TRACE_H
+
+#include "vmlinux.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_tracing.h>
+#include "event.h"
+
+#define AF_INET 2
+#define AF_INET6 10
+#define IPPROTO_TCP 6
+#define IPPROTO_MPTCP 262
+#define SOCK_STREAM 1
+#define MAX_PORTS 8
+#define NSEC_PER_SEC 1000000000ULL
+#define TIMEWAIT_SEC 60 /* TCP_TIMEWAIT_LEN, include/net/tcp.h */
+
+/*
+ * Configuration: constants at load time, so the verifier removes what is not
+ * used. 0 in a filter means any.
+ */
+const volatile u16 filter_family;
+const volatile u32 filter_netns;
+const volatile u16 filter_lports[MAX_PORTS];
+const volatile u16 filter_rports[MAX_PORTS];
+const volatile bool has_socket_cookie;        /* bpf_get_socket_cookie in tracing: 5.12+ */
+const volatile bool kfree_skb_names_receiver; /* 6.11+ */
+
+/* Addresses of the two timer functions, from kallsyms; 0: not found. */
+const volatile u64 tw_timer_handler;
+const volatile u64 reqsk_timer_handler;
+
+/* Ticks per second, learned by the first pass over all files (snapshot.h). */
+u32 hz;
+
+/* Events that found no room in the ring, and sockets that found none in a map. */
+u64 lost;
+u64 untracked;
+
+/*
+ * What is known of one socket in its present state. It outlives lost events:
+ * durations are taken here, in the kernel.
+ */
+struct owner {
+	u32 pid;
+	s32 fd;
+	u32 pass; /* the last pass over all files that saw pid hold the socket */
+	u8 source;
+	char comm[16];
+};
+
+enum life_flags {
+	LIFE_CHILD = 1,   /* cloned from a listener, LISTEN > SYN_RECV not yet told */
+	LIFE_REQUEST = 2, /* ... and told already, for its request sock */
+	LIFE_ROW_DUE = 4, /* known from a file, not yet shown in the snapshot */
+	LIFE_MINI = 8,    /* a mini-socket that no full socket has handed over to yet */
+};
+
+struct life {
+	u64 since; /* CLOCK_BOOTTIME, ns: entered state */
+	u64 cookie;
+	u64 cgroup;
+	u64 sk;
+	u32 uid;
+	u8 state;
+	u8 kind; /* of the duration that since gives */
+	u8 role;
+	u8 mptcp;
+	u32 flags;
+	struct owner owner;
+};
+
+/*
+ * Full sockets, by address. Inserted at the first state change or by the
+ * snapshot, deleted by tcp_destroy_sock, which the kernel calls for every one.
+ * When full, the socket is shown without duration and inherited owner, and
+ * counted in untracked. Since 6.1 (bpf_mem_alloc) entries are allocated as
+ * needed; before, the loader asks for a preallocated map.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1 << 20);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, u64);
+	__type(value, struct life);
+} socks SEC(".maps");
+
+/*
+ * Timewait mini-sockets, by conn_key(): the kernel keeps one per address pair.
+ * Inserted when the timer is armed for the first time or by the snapshot,
+ * deleted when it is cancelled for good. When full, the end of that TIME_WAIT is
+ * not shown; counted in untracked.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1 << 18);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, u64);
+	__type(value, struct life);
+} timewaits SEC(".maps");
+
+/*
+ * Half-open connections, by address of the request sock. Inserted when its timer
+ * is armed or by the snapshot, deleted when it is cancelled for good. It holds
+ * the whole event, as the request sock is gone when its expiry is told. When
+ * full, the connection is first seen when it is established; counted.
+ */
+struct request {
+	struct event event;
+	u64 since;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1 << 17);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, u64);
+	__type(value, struct request);
+} requests SEC(".maps");
+
+/*
+ * Listeners, by port_key(): the owner of connections whose request was never
+ * seen (SYN cookies, Fast Open, requests before the trace). Inserted when a
+ * socket starts to listen, deleted when it stops; of several listeners on one
+ * port (SO_REUSEPORT) the last one stands for all. When full, such a connection
+ * has no owner until a process uses it.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1 << 14);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, u64);
+	__type(value, u64);
+} listeners SEC(".maps");
+
+/*
+ * What one CPU is in the middle of. Both fields are set and used up within one
+ * softirq, which no other softirq on that CPU can interrupt.
+ */
+struct moment {
+	u64 child;    /* sock just cloned from a listener for a finished handshake */
+	u64 expiring; /* request sock whose timer runs now */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct moment);
+} moments SEC(".maps");
+
+/* The way out. When full, the event is counted in lost. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 8 << 20);
+	__type(value, struct event);
+} events SEC(".maps");
+
+static __always_inline struct moment *this_moment(void)
+{
+	u32 zero = 0;
+
+	return bpf_map_lookup_elem(&moments, &zero);
+}
+
+/*
+ * Waking the reader costs 4 to 16 us, a record without it 0.3 us. So wake it at
+ * most once per WAKEUP_NS: an idle reader gets a lone event at once, and a busy
+ * one looks again by itself within twice that time (probe.go, pollInterval).
+ * The race on last_wakeup is harmless: at worst two CPUs wake it.
+ */
+#define WAKEUP_NS 10000000
+
+u64 last_wakeup;
+
+static __always_inline u64 wakeup_flags(u64 now)
+{
+	if ((s64)(now - last_wakeup) < WAKEUP_NS)
+		return BPF_RB_NO_WAKEUP;
+	last_wakeup = now;
+	return 0;
+}
+
+static __always_inline struct event *reserve(void)
+{
+	struct event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
+
+	if (!e)
+		__sync_fetch_and_add(&lost, 1);
+	return e;
+}
+
+/*
+ * Both ends of a connection. A socket that is an argument of the program is read
+ * directly, one reached by pointer arithmetic (from its timer) through
+ * bpf_probe_read_kernel: two readers, one definition.
+ */
+#define DIRECT(c, ...) ((c)->__VA_ARGS__)
+#define PROBED(c, ...) BPF_CORE_READ(c, __VA_ARGS__)
+#define V4_MAPPED bpf_htonl(0xffff)
+
+#define DEFINE_READ_CONN(name, GET)                                                 \
+	static __always_inline void name(struct conn *to,                           \
+					 const struct sock_common *c)               \
+	{                                                                           \
+		struct net *net = GET(c, skc_net.net);                              \
+                                                                                    \
+		if (GET(c, skc_family) == AF_INET) {                                \
+			to->laddr[0] = to->laddr[1] = 0;                            \
+			to->raddr[0] = to->raddr[1] = 0;                            \
+			to->laddr[2] = to->raddr[2] = V4_MAPPED;                    \
+			to->laddr[3] = GET(c, skc_rcv_saddr);                       \
+			to->raddr[3] = GET(c, skc_daddr);                           \
+		} else {                                                            \
+			to->laddr[0] = GET(c, skc_v6_rcv_saddr.in6_u.u6_addr32[0]); \
+			to->laddr[1] = GET(c, skc_v6_rcv_saddr.in6_u.u6_addr32[1]); \
+			to->laddr[2] = GET(c, skc_v6_rcv_saddr.in6_u.u6_addr32[2]); \
+			to->laddr[3] = GET(c, skc_v6_rcv_saddr.in6_u.u6_addr32[3]); \
+			to->raddr[0] = GET(c, skc_v6_daddr.in6_u.u6_addr32[0]);     \
+			to->raddr[1] = GET(c, skc_v6_daddr.in6_u.u6_addr32[1]);     \
+			to->raddr[2] = GET(c, skc_v6_daddr.in6_u.u6_addr32[2]);     \
+			to->raddr[3] = GET(c, skc_v6_daddr.in6_u.u6_addr32[3]);     \
+		}                                                                   \
+		to->lport = GET(c, skc_num);                                        \
+		to->rport = bpf_ntohs(GET(c, skc_dport));                           \
+		to->netns = GET(net, ns.inum);                                      \
+	}
+
+DEFINE_READ_CONN(read_conn, DIRECT)
+DEFINE_READ_CONN(probe_conn, PROBED)
+
+/*
+ * conn_key hashes an address pair, the identity of a mini-socket. The cookie
+ * would do as well where a kernel gives us one, but a socket that is connected
+ * anew while its TIME_WAIT lasts shares its cookie with it.
+ */
+static __always_inline u64 conn_key(const struct conn *c)
+{
+	const u64 *w = (const u64 *)c;
+	u64 h = 0;
+
+#pragma unroll
+	for (int i = 0; i < sizeof(*c) / sizeof(*w); i++) {
+		h = (h ^ w[i]) * 0x9e3779b97f4a7c15ULL;
+		h ^= h >> 32;
+	}
+	return h;
+}
+
+static __always_inline u64 port_key(const struct conn *c)
+{
+	return (u64)c->netns << 16 | c->lport;
+}
+
+static __always_inline bool is_ipv4(const struct conn *c)
+{
+	return c->laddr[0] == 0 && c->laddr[1] == 0 && c->laddr[2] == V4_MAPPED;
+}
+
+static __always_inline bool port_selected(const volatile u16 *ports, u16 port)
+{
+	if (!ports[0])
+		return true;
+#pragma unroll
+	for (int i = 0; i < MAX_PORTS; i++)
+		if (ports[i] && ports[i] == port)
+			return true;
+	return false;
+}
+
+/*
+ * selected rejects only what can never match: a filter selects sockets, and a
+ * socket that has no local port yet may still get the right one.
+ */
+static __always_inline bool selected(const struct conn *c)
+{
+	if (filter_family && (filter_family == AF_INET) != is_ipv4(c))
+		return false;
+	if (filter_netns && filter_netns != c->netns)
+		return false;
+	if (!port_selected(filter_rports, c->rport))
+		return false;
+	return !c->lport || port_selected(filter_lports, c->lport);
+}
+
+/* set_life copies what an event says of the socket itself. */
+static __always_inline void set_life(struct event *e, const struct life *l)
+{
+	e->cookie = l->cookie;
+	e->cgroup = l->cgroup;
+	e->uid = l->uid;
+	e->role = l->role;
+	e->flags = l->mptcp ? EVENT_MPTCP : 0;
+	e->pid = l->owner.pid;
+	e->fd = l->owner.fd;
+	e->owner_source = l->owner.source;
+	__builtin_memcpy(e->comm, l->owner.comm, sizeof(e->comm));
+}
+
+static __always_inline void zero_counters(struct event *e)
+{
+	e->bytes_sent = e->bytes_received = 0;
+	e->retransmits = e->srtt_us = e->rx_queue = e->tx_queue = 0;
+	e->unused[0] = e->unused[1] = 0;
+}
+
+/*
+ * emit tells of one state change. tp, where there is one, gives counters and
+ * queues to the transitions at which they say something.
+ */
+static __always_inline void emit(u64 now, u64 sk, const struct conn *c,
+				 const struct life *l, u8 new_state, u8 reason,
+				 u16 error, const struct tcp_sock *tp)
+{
+	struct event *e = reserve();
+
+	if (!e)
+		return;
+	e->time = now;
+	e->duration = l->kind == DURATION_NONE ? 0 : now - l->since;
+	e->sk = sk;
+	e->conn = *c;
+	e->error = error;
+	e->kind = TRANSITION;
+	e->old_state = l->state;
+	e->new_state = new_state;
+	e->reason = reason;
+	e->duration_kind = l->kind;
+	set_life(e, l);
+	zero_counters(e);
+	if (tp && (l->state == TCP_ESTABLISHED || new_state == TCP_CLOSE || new_state == TCP_TIME_WAIT) &&
+	    l->state != TCP_LISTEN) {
+		e->flags |= EVENT_COUNTERS | EVENT_QUEUES;
+		e->bytes_sent = tp->bytes_sent;
+		e->bytes_received = tp->bytes_received;
+		e->retransmits = tp->total_retrans;
+		e->srtt_us = tp->srtt_us >> 3;
+		e->rx_queue = tp->rcv_nxt - tp->copied_seq;
+		e->tx_queue = tp->write_seq - tp->snd_una;
+	}
+	bpf_ringbuf_submit(e, wakeup_flags(now));
+}
+
+#endif
