@@ -1,0 +1,67 @@
+package probe
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"strconv"
+)
+
+// symbol is where a kernel function lies: from start up to the next symbol.
+type symbol struct {
+	start, end uint64
+}
+
+// findSymbols reads /proc/kallsyms until it has seen all wanted functions of the
+// kernel proper, or all of the kernel. Clang's ThinLTO may add a suffix
+// (".llvm.123"), which is ignored. An address of 0 means that the reader may not
+// see addresses (kptr_restrict, no CAP_SYSLOG) and is an error.
+func findSymbols(kallsyms io.Reader, wanted map[string]bool) (map[string]symbol, error) {
+	found := make(map[string]symbol, len(wanted))
+	var open []string // symbols that still lack their end
+	var start uint64
+	lines := bufio.NewScanner(kallsyms)
+	for lines.Scan() {
+		addr, kind, name, ok := splitSymbol(lines.Bytes())
+		if !ok || kind != 't' && kind != 'T' {
+			continue
+		}
+		if len(open) > 0 {
+			next, err := strconv.ParseUint(string(addr), 16, 64)
+			if err == nil && next > start {
+				for _, n := range open {
+					found[n] = symbol{start, next}
+				}
+				open = open[:0]
+				if len(found) == len(wanted) {
+					return found, nil
+				}
+			}
+		}
+		if !wanted[string(name)] {
+			continue
+		}
+		at, err := strconv.ParseUint(string(addr), 16, 64)
+		if err != nil || at == 0 {
+			return nil, fmt.Errorf("addresses of kernel functions are hidden (kernel.kptr_restrict, CAP_SYSLOG)")
+		}
+		start = at
+		open = append(open, string(name))
+	}
+	return found, lines.Err()
+}
+
+// splitSymbol takes "ffffffff81000000 t name\t[module]" apart. Symbols of modules
+// are none of ours.
+func splitSymbol(line []byte) (addr []byte, kind byte, name []byte, ok bool) {
+	addr, rest, ok := bytes.Cut(line, []byte{' '})
+	if !ok || len(rest) < 3 || rest[1] != ' ' || bytes.IndexByte(rest, '\t') >= 0 {
+		return nil, 0, nil, false
+	}
+	name = rest[2:]
+	if i := bytes.Index(name, []byte(".llvm.")); i > 0 {
+		name = name[:i]
+	}
+	return addr, rest[0], name, true
+}

@@ -1,0 +1,231 @@
+// Package probe is the boundary to the kernel: it loads and attaches the BPF
+// programs, reads what exists already, and decodes what they tell into events of
+// package tcp. It does not filter beyond what the kernel can, does not look at
+// /proc for names, and does not print.
+package probe
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/ringbuf"
+
+	"github.com/tcptrace/tcptrace/internal/tcp"
+)
+
+// pollInterval is how long a reader that has caught up looks again by itself. It
+// must be longer than WAKEUP_NS in bpf/trace.h: an event that comes within that
+// time of the last wakeup does not wake the reader.
+const pollInterval = 20 * time.Millisecond
+
+// lossInterval is after how many events a busy reader asks for losses.
+const lossInterval = 1024
+
+// Where an event was lost.
+const (
+	WhereRing = "ring" // the ring buffer was full
+	WhereMap  = "map"  // a socket found no room in a table: not an event but what would tell of it
+)
+
+// Config selects what to trace. The zero value traces everything.
+type Config struct {
+	RingBytes    int           // a power of two, at least a page; 0: 8 MiB
+	MaxSockets   uint32        // sockets to keep track of; 0: 1,048,576
+	Family       uint16        // AF_INET or AF_INET6, as on the wire; 0: both
+	LocalPorts   []uint16      // at most MaxPorts; more are left to tcp.Selector
+	RemotePorts  []uint16      // likewise
+	NetNS        uint32        // inode of a network namespace; 0: all
+	KernelAddr   bool          // fill in Event.SkAddr
+	OwnerRefresh time.Duration // how often owners are looked up anew; 0: 1 s, negative: never
+}
+
+// Account says what a trace did not see.
+type Account struct {
+	Lost      uint64 // events, for want of room in the ring
+	Untracked uint64 // sockets, for want of room in a table
+	Missed    uint64 // runs that the kernel skipped (recursion)
+}
+
+// Probe is an attached trace. Read, Seed and More belong to one goroutine.
+type Probe struct {
+	cfg     Config
+	objs    bpfObjects
+	links   []link.Link
+	ring    *ringbuf.Reader
+	record  ringbuf.Record
+	decoder *decoder
+	blind   []string
+
+	more      bool
+	quiet     bool // no event since the last deadline
+	untilLoss int  // events until losses are looked at
+	seen      Account
+	stop      chan struct{}
+	stopOnce  sync.Once
+	owners    sync.WaitGroup // the goroutine of refreshOwners
+}
+
+// Open loads the programs and attaches them; when it returns, every state change
+// from now on will be read. Errors say what the kernel or the user lacks.
+func Open(cfg Config) (_ *Probe, err error) {
+	p := &Probe{cfg: cfg, decoder: newDecoder(cfg.KernelAddr), stop: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			p.Close()
+		}
+	}()
+	if p.blind, err = load(cfg, &p.objs); err != nil {
+		return nil, err
+	}
+	p.record.RawSample = make([]byte, 0, eventSize)
+	if p.ring, err = ringbuf.NewReader(p.objs.Events); err != nil {
+		return nil, fmt.Errorf("open the ring buffer: %w", err)
+	}
+	if err := p.attach(); err != nil {
+		return nil, err
+	}
+	p.ring.SetDeadline(time.Now().Add(pollInterval))
+	return p, nil
+}
+
+// attach goes from ends to beginnings: whatever begins while we attach will be
+// seen to end.
+func (p *Probe) attach() error {
+	for _, prog := range []*ebpf.Program{
+		p.objs.DestroySock, p.objs.TimerExpireExit, p.objs.TimerCancel, p.objs.KfreeSkb,
+		p.objs.RcvSpaceAdjust, p.objs.TimerStart, p.objs.StateChangeTask, p.objs.StateChangeSoftirq,
+	} {
+		l, err := link.AttachTracing(link.TracingOptions{Program: prog})
+		if err != nil {
+			return fmt.Errorf("attach program %s: %w", prog, err)
+		}
+		p.links = append(p.links, l)
+	}
+	return nil
+}
+
+// Blind lists what this kernel does not show, one sentence each.
+func (p *Probe) Blind() []string { return p.blind }
+
+// Read waits for the next event and fills ev in. Losses come as events of kind
+// Lost, at most lossInterval events late. After Stop it returns what the kernel
+// has already told, then io.EOF.
+func (p *Probe) Read(ev *tcp.Event) error {
+	for {
+		if p.untilLoss <= 0 && p.lostSince(ev) {
+			return nil
+		}
+		err := p.ring.ReadInto(&p.record)
+		switch {
+		case err == nil:
+			p.untilLoss--
+			p.quiet = false
+			if p.more = p.record.Remaining > 0; !p.more {
+				p.caughtUp()
+			}
+			return p.decoder.decode(p.record.RawSample, ev)
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			if p.lostSince(ev) {
+				return nil
+			}
+			p.nextWait()
+		case errors.Is(err, ringbuf.ErrFlushed), errors.Is(err, ringbuf.ErrClosed):
+			if p.lostSince(ev) {
+				p.ring.Flush() // come back here for the end
+				return nil
+			}
+			return io.EOF
+		default:
+			return fmt.Errorf("read the ring buffer: %w", err)
+		}
+	}
+}
+
+// nextWait decides how to wait after a deadline: the ring hands out what came
+// without a wakeup before it reports the deadline. Only when that was nothing is
+// the last wakeup so long ago that the next event will wake us.
+func (p *Probe) nextWait() {
+	if p.quiet {
+		p.ring.SetDeadline(time.Time{})
+		return
+	}
+	p.quiet = true
+	p.ring.SetDeadline(time.Now().Add(pollInterval))
+}
+
+// caughtUp prepares for a wait: events may still come without a wakeup.
+func (p *Probe) caughtUp() {
+	p.ring.SetDeadline(time.Now().Add(pollInterval))
+	p.decoder.wallOffset = wallOffset() // the wall clock may have been set
+	p.untilLoss = 0
+}
+
+// More reports whether another event waits already.
+func (p *Probe) More() bool { return p.more }
+
+// lostSince reports whether anything was lost since the last time, and says so in
+// ev.
+func (p *Probe) lostSince(ev *tcp.Event) bool {
+	var now Account
+	if p.objs.Lost.Get(&now.Lost) != nil || p.objs.Untracked.Get(&now.Untracked) != nil {
+		return false
+	}
+	boot := bootNow()
+	*ev = tcp.Event{Kind: tcp.Lost, BootNS: boot, Time: int64(boot) + p.decoder.wallOffset, UID: tcp.NoUID, FD: tcp.NoFD}
+	switch {
+	case now.Lost != p.seen.Lost:
+		ev.Lost, ev.Where = now.Lost-p.seen.Lost, WhereRing
+		p.seen.Lost = now.Lost
+	case now.Untracked != p.seen.Untracked:
+		ev.Lost, ev.Where = now.Untracked-p.seen.Untracked, WhereMap
+		p.seen.Untracked = now.Untracked
+	default:
+		p.untilLoss = lossInterval
+		return false
+	}
+	return true
+}
+
+// Stop ends the trace, from any goroutine: nothing new is traced, and Read
+// returns what was told so far.
+func (p *Probe) Stop() {
+	p.stopOnce.Do(func() {
+		close(p.stop)
+		p.ring.Flush()
+	})
+}
+
+// Account gives what was not seen, as far as Read has told. Call it when Read
+// has returned io.EOF.
+func (p *Probe) Account() Account {
+	a := p.seen
+	// Not the two state_change: each misses what the other sees.
+	for _, prog := range []*ebpf.Program{p.objs.DestroySock, p.objs.TimerStart, p.objs.TimerCancel, p.objs.TimerExpireExit} {
+		if stats, err := prog.Stats(); err == nil {
+			a.Missed += stats.RecursionMisses
+		}
+	}
+	return a
+}
+
+// Close detaches everything. Nothing stays behind in the kernel.
+func (p *Probe) Close() error {
+	if p.ring != nil {
+		p.Stop()
+	}
+	p.owners.Wait()
+	var errs []error
+	for _, l := range p.links {
+		errs = append(errs, l.Close())
+	}
+	if p.ring != nil {
+		errs = append(errs, p.ring.Close())
+	}
+	return errors.Join(append(errs, p.objs.Close())...)
+}
