@@ -1,0 +1,381 @@
+package enrich
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tcptrace/tcptrace/internal/tcp"
+)
+
+const (
+	id1 = "4f797c539e6c745de61a93ca3ff892358ecbcaccd8414d5db545c38428142970"
+	id2 = "9ec39b91f3d70e1beff50a308f77067065ea6be0d91a3378375056cd4422cf3d"
+
+	sec = 1e9
+)
+
+func TestContainerID(t *testing.T) {
+	pod := "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod2d3da189_6407_48e3_9ab6_78188d75e609.slice"
+	tests := map[string]string{
+		"/docker/" + id1:                         id1,
+		"/" + id1:                                id1, // docker of Debian 8
+		"/system.slice/docker-" + id1 + ".scope": id1,
+		"/system.slice/docker-" + id1 + ".scope/init.scope":                        id1,
+		"/user.slice/user-1000.slice/user@1000.service/docker.slice/docker-" + id1: id1,
+		"/system.slice/nerdctl-" + id1 + ".scope":                                  id1,
+		"/default/" + id1:                         id1, // nerdctl, cgroupfs driver
+		pod + "/cri-containerd-" + id1 + ".scope": id1,
+		pod + "/crio-" + id1 + ".scope/container": id1,
+		pod + "/crio-conmon-" + id1 + ".scope":    "",
+		pod + "/docker-" + id1 + ".scope":         id1,
+		pod:                                       "",
+		"/kubepods/burstable/pod2d3da189-6407-48e3-9ab6-78188d75e609/" + id1:              id1,
+		"/kubepods/besteffort/pod2d3da189-6407-48e3-9ab6-78188d75e609/crio-" + id1:        id1,
+		"/kubepods/besteffort/pod2d3da189-6407-48e3-9ab6-78188d75e609":                    "",
+		"/system.slice/containerd.service/kubepods-pod87a1.slice:cri-containerd:" + id1:   id1,
+		"/machine.slice/libpod-" + id1 + ".scope/container":                               id1,
+		"/machine.slice/libpod-conmon-" + id1 + ".scope":                                  "",
+		"/libpod_parent/libpod-" + id1 + "/supervisor":                                    id1,
+		"/docker/" + id1 + "/kubelet.slice/kubelet-x.slice/cri-containerd-" + id2:         id2, // kind
+		"/docker/" + id1 + "/docker/" + id2:                                               id2,
+		"/ecs/2e79c6e9a0c74e1ab6f0d2e5b1f4c3d2/2e79c6e9a0c74e1ab6f0d2e5b1f4c3d2-12345678": "2e79c6e9a0c74e1ab6f0d2e5b1f4c3d2-12345678",
+		"/ecs/55091c13-b8cf-4801-b527-f4601742204d/" + id1:                                id1,
+		"/lxc.payload.web/system.slice/nginx.service":                                     "web",
+		"/lxc.payload.web/system.slice/docker-" + id1 + ".scope":                          id1,
+		"/lxc/web/system.slice":                                                           "web",
+		"/lxc.monitor.web":                                                                "",
+		"/machine.slice/systemd-nspawn@web.service/payload":                               "",
+		"/machine.slice/machine-qemu\\x2d1\\x2dvm.scope":                                  "",
+		"/system.slice/nginx.service":                                                     "",
+		"/user.slice/user-1000.slice/session-3.scope":                                     "",
+		"/x" + id1:                                 "", // 65 digits or no boundary: no id
+		"/a/" + id1 + "0":                          "",
+		"/a/" + strings.ToUpper(id1):               "",
+		"/jobs/bb9e9b8067ecebe234c81c2fb98feebf":   "", // 32 digits alone are anything
+		"/jobs/bb9e9b8067ecebe234c81c2fb98feebf-x": "",
+		"/":   "",
+		"":    "",
+		"//-": "",
+	}
+	for path, want := range tests {
+		if got := containerID(path); got != want {
+			t.Errorf("containerID(%q) = %q, want %q", path, got, want)
+		}
+	}
+}
+
+func TestParseMounts(t *testing.T) {
+	tests := []struct {
+		name, text string
+		want       mount
+		legacy     bool
+	}{
+		{"unified", `
+22 27 0:20 / /sys rw,nosuid shared:7 - sysfs sysfs rw
+30 22 0:26 / /sys/fs/cgroup rw,nosuid,nodev,noexec,relatime shared:4 - cgroup2 cgroup2 rw,nsdelegate
+`, mount{at: "/sys/fs/cgroup"}, false},
+		{"hybrid", `
+31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
+35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
+41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:9 master:1 - cgroup2 cgroup2 rw
+`, mount{at: "/sys/fs/cgroup/unified"}, true},
+		{"legacy", `
+35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
+`, mount{}, true},
+		{"a container that has the host's tree too", `
+50 49 0:26 /docker/` + id1 + ` /sys/fs/cgroup ro - cgroup2 cgroup rw
+51 49 0:26 / /host/cgroup\040v2 ro - cgroup2 cgroup rw
+52 49 0:26 / /elsewhere ro - cgroup2 cgroup rw
+`, mount{at: "/host/cgroup v2"}, false},
+		{"a container that sees itself only", `
+50 49 0:26 /docker/` + id1 + ` /sys/fs/cgroup ro - cgroup2 cgroup rw
+`, mount{at: "/sys/fs/cgroup", root: "/docker/" + id1}, false},
+		{"nothing", "", mount{}, false},
+		{"nonsense", "\n - cgroup2\n1 2 3\n\x00 - - -\n", mount{}, false},
+	}
+	for _, test := range tests {
+		got, legacy := parseMounts(strings.NewReader(test.text))
+		if got != test.want || legacy != test.legacy {
+			t.Errorf("%s: got %+v, %v, want %+v, %v", test.name, got, legacy, test.want, test.legacy)
+		}
+	}
+}
+
+func TestParseContainer(t *testing.T) {
+	tests := map[string]string{
+		"12:pids:/docker/" + id1 + "\n1:name=systemd:/docker/" + id1 + "\n0::/system.slice/containerd.service\n": id1,
+		"9:name=systemd:/\n4:memory:/kubepods/podx.slice:cri-containerd:" + id1 + "\n0::/\n":                     id1,
+		"9:name=systemd:/user.slice\n0::/\n": "",
+		"0::/":                               "",
+		"":                                   "",
+		"nonsense":                           "",
+	}
+	for text, want := range tests {
+		if got, err := parseContainer(strings.NewReader(text)); got != want || err != nil {
+			t.Errorf("parseContainer(%q) = %q, %v, want %q", text, got, err, want)
+		}
+	}
+}
+
+const statOf = "%d (a) b (c) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 %d 4096 1 18446744073709551615\n"
+
+func TestParseStartTime(t *testing.T) {
+	if got, err := parseStartTime(strings.NewReader(fmt.Sprintf(statOf, 7, 12345))); got != 12345 || err != nil {
+		t.Errorf("got %d, %v, want 12345", got, err)
+	}
+	for _, text := range []string{"", "7", "7 (x", "7 (x) S 1 2 3", "7 (x)" + strings.Repeat(" y", 30)} {
+		if got, err := parseStartTime(strings.NewReader(text)); err == nil {
+			t.Errorf("parseStartTime(%q) = %d, want an error", text, got)
+		}
+	}
+}
+
+// host is a directory that looks like /proc and a cgroup tree.
+type host struct {
+	t            testing.TB
+	proc, cgroup string
+}
+
+func newHost(t testing.TB, mountinfo string) host {
+	h := host{t, t.TempDir(), t.TempDir()}
+	h.write("self/mountinfo", strings.ReplaceAll(mountinfo, "CGROUP", h.cgroup))
+	return h
+}
+
+func (h host) write(name, text string) {
+	h.t.Helper()
+	name = filepath.Join(h.proc, name)
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		h.t.Fatal(err)
+	}
+	if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+func (h host) process(pid int, startSec int, cgroup string) {
+	h.write(fmt.Sprintf("%d/stat", pid), fmt.Sprintf(statOf, pid, startSec*100))
+	h.write(fmt.Sprintf("%d/cgroup", pid), cgroup)
+}
+
+// mkdir makes a cgroup and returns its id.
+func (h host) mkdir(path string) uint64 {
+	h.t.Helper()
+	if err := os.MkdirAll(h.cgroup+path, 0o755); err != nil {
+		h.t.Fatal(err)
+	}
+	return inode(h.t, h.cgroup+path)
+}
+
+func inode(t testing.TB, name string) uint64 {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Stat(name, &st); err != nil {
+		t.Fatal(err)
+	}
+	return st.Ino
+}
+
+const (
+	unified = "30 22 0:26 / CGROUP rw - cgroup2 cgroup2 rw\n"
+	hybrid  = unified + "35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
+)
+
+func fill(e *Enricher, ev tcp.Event) string {
+	e.Fill(&ev)
+	return ev.Cgroup + " " + ev.ContainerID
+}
+
+func TestFillCgroup(t *testing.T) {
+	h := newHost(t, unified)
+	e := New(h.proc, "")
+	root, nginx := h.mkdir("/"), h.mkdir("/system.slice/nginx.service")
+	docker := h.mkdir("/system.slice/docker-" + id1 + ".scope")
+
+	for id, want := range map[uint64]string{
+		root:   "/ ",
+		nginx:  "/system.slice/nginx.service ",
+		docker: "/system.slice/docker-" + id1 + ".scope " + id1,
+		1:      " ",
+	} {
+		if got := fill(e, tcp.Event{BootNS: sec, CgroupID: id}); got != want {
+			t.Errorf("cgroup %d: got %q, want %q", id, got, want)
+		}
+	}
+}
+
+func TestFillKeepsARecording(t *testing.T) {
+	h := newHost(t, hybrid)
+	id := h.mkdir("/a")
+	h.process(7, 1, "4:memory:/docker/"+id1)
+	e := New(h.proc, "")
+	for _, ev := range []tcp.Event{
+		{PID: 7, OwnerSource: tcp.FromUse, BootNS: 9 * sec},
+		{PID: 7, OwnerSource: tcp.FromUse, BootNS: 9 * sec, CgroupID: id, Cgroup: "/old"},
+	} {
+		want := ev
+		if e.Fill(&ev); ev != want {
+			t.Errorf("got %+v, want %+v", ev, want)
+		}
+	}
+}
+
+func TestFillRetriesAMiss(t *testing.T) {
+	h := newHost(t, unified)
+	e := New(h.proc, "")
+	if got := fill(e, tcp.Event{BootNS: 10 * sec, CgroupID: 1}); got != " " { // walks
+		t.Fatalf("got %q for a cgroup that does not exist", got)
+	}
+	id := h.mkdir("/new")
+	steps := []struct {
+		at   uint64
+		want string
+	}{
+		{11 * sec, " "}, // the tree is not walked for each event
+		{12 * sec, " "}, // nor is the miss of this one forgotten yet
+		{13 * sec, "/new "},
+	}
+	for _, step := range steps {
+		if got := fill(e, tcp.Event{BootNS: step.at, CgroupID: id}); got != step.want {
+			t.Errorf("at %d s: got %q, want %q", step.at/sec, got, step.want)
+		}
+	}
+	if err := os.Remove(h.cgroup + "/new"); err != nil {
+		t.Fatal(err)
+	}
+	if got := fill(e, tcp.Event{BootNS: 99 * sec, CgroupID: id}); got != "/new " {
+		t.Errorf("after its end: got %q", got)
+	}
+}
+
+func TestFillWithoutCgroups(t *testing.T) {
+	h := newHost(t, "35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n")
+	h.process(7, 1, "4:memory:/docker/"+id1)
+	ev := tcp.Event{BootNS: 9 * sec, CgroupID: 1, PID: 7, OwnerSource: tcp.FromUse}
+	for _, e := range []*Enricher{New(h.proc, ""), New(h.proc, "/nonexistent")} {
+		if got, want := fill(e, ev), " "+id1; got != want {
+			t.Errorf("cgroup v1 alone: got %q, want %q", got, want)
+		}
+	}
+	if got := fill(New("/nonexistent", ""), ev); got != " " {
+		t.Errorf("no /proc: got %q", got)
+	}
+}
+
+func TestFillFromOwner(t *testing.T) {
+	h := newHost(t, hybrid)
+	root := h.mkdir("/")
+	h.process(7, 5, "4:memory:/docker/"+id1)
+	e := New(h.proc, "")
+	at := func(second uint64, comm string) string {
+		return fill(e, tcp.Event{BootNS: second * sec, CgroupID: root, PID: 7, Comm: comm, OwnerSource: tcp.FromUse})
+	}
+	check := func(what, got, want string) {
+		t.Helper()
+		if got != "/ "+want {
+			t.Errorf("%s: got %q, want %q", what, got, "/ "+want)
+		}
+	}
+
+	check("the process is younger than the event", at(4, "sh"), "")
+	check("the process", at(10, "nginx"), id1)
+
+	os.RemoveAll(h.proc + "/7")
+	check("it has exited, its sockets are still closing", at(20, "nginx"), id1)
+
+	h.process(7, 30, "4:memory:/docker/"+id2)
+	check("its pid is given again, the event is older", at(29, "nginx"), id1)
+	check("another process of the same pid and name", at(40, "nginx"), id2)
+	check("the same by another name", at(40, "curl"), id2)
+
+	ev := tcp.Event{BootNS: 50 * sec, CgroupID: root, PID: 7}
+	check("no owner", fill(e, ev), "")
+}
+
+func TestCachesAreBounded(t *testing.T) {
+	h := newHost(t, hybrid)
+	e := New(h.proc, "")
+	ev := tcp.Event{BootNS: sec, OwnerSource: tcp.FromUse}
+	for i := range 2*maxCgroups + 5 {
+		ev.CgroupID, ev.PID = uint64(i)+1<<62, uint32(i)+1<<30
+		e.Fill(&ev)
+	}
+	if len(e.cgroups) > maxCgroups || len(e.owners) > maxOwners {
+		t.Errorf("%d cgroups and %d owners are remembered", len(e.cgroups), len(e.owners))
+	}
+}
+
+// TestLiveTree asks the running kernel, by handle and by walk.
+func TestLiveTree(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to make a cgroup")
+	}
+	byHandle := New("/proc", "")
+	if byHandle.cgroup2.at == "" {
+		t.Fatal("no cgroup v2 file system is mounted")
+	}
+	name := filepath.Join(byHandle.cgroup2.at, fmt.Sprintf("tcptrace-test-%d", os.Getpid()))
+	if err := os.Mkdir(name, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.Remove(name) })
+	id := inode(t, name)
+	ev := tcp.Event{BootNS: sec, CgroupID: id}
+	want := byHandle.cgroup2.root + "/" + filepath.Base(name) + " "
+
+	if got := fill(byHandle, ev); got != want {
+		t.Errorf("by handle: got %q, want %q", got, want)
+	}
+	byWalk := New("/proc", "")
+	byWalk.cgroup2.real = false // as without the capability
+	if got := fill(byWalk, ev); got != want {
+		t.Errorf("by walk: got %q, want %q", got, want)
+	}
+	if byHandle.nextWalk != 0 || byWalk.nextWalk == 0 {
+		t.Errorf("walks: %d with handles, %d without", byHandle.nextWalk, byWalk.nextWalk)
+	}
+
+	if err := os.Remove(name); err != nil {
+		t.Fatal(err)
+	}
+	late := New("/proc", "")
+	if got := fill(late, ev); got != " " || late.nextWalk != 0 {
+		t.Errorf("a cgroup that is gone: got %q, next walk %d", got, late.nextWalk)
+	}
+}
+
+func cached(t testing.TB) (*Enricher, tcp.Event) {
+	h := newHost(t, hybrid)
+	h.process(7, 5, "4:memory:/docker/"+id1)
+	e := New(h.proc, "")
+	ev := tcp.Event{BootNS: 10 * sec, CgroupID: h.mkdir("/"), PID: 7, Comm: "nginx", OwnerSource: tcp.FromUse}
+	if got, want := fill(e, ev), "/ "+id1; got != want {
+		t.Fatalf("got %q, want %q", got, want)
+	}
+	return e, ev
+}
+
+func TestFillDoesNotAllocate(t *testing.T) {
+	e, ev := cached(t)
+	n := testing.AllocsPerRun(1000, func() {
+		ev.Cgroup = ""
+		e.Fill(&ev)
+	})
+	if n != 0 {
+		t.Errorf("%v allocations for an event of a known cgroup and owner", n)
+	}
+}
+
+func BenchmarkFill(b *testing.B) {
+	e, ev := cached(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		ev.Cgroup = ""
+		e.Fill(&ev)
+	}
+}
