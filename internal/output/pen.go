@@ -1,0 +1,121 @@
+package output
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/tcptrace/tcptrace/internal/tcp"
+)
+
+// pen writes the times of an event: the columns that depend on more than the
+// event, because writers differ in precision and count from a start.
+type pen struct {
+	utc, local clock
+	start      uint64 // CLOCK_BOOTTIME in ns that seconds counts from; 0: not known yet
+	digits     int    // decimals of a millisecond, 3 or 6; what is smaller is cut off
+	atLeast    string // put before a duration that is only a lower bound
+}
+
+func newPen(start uint64, digits int, atLeast string) *pen {
+	return &pen{
+		utc:   clock{layout: "2006-01-02T15:04:05", zone: time.UTC},
+		local: clock{layout: "15:04:05", zone: time.Local},
+		start: start, digits: digits, atLeast: atLeast,
+	}
+}
+
+// clock formats wall clock times to the second. It keeps the last second, which
+// most events share: formatting it anew costs as much as three addresses.
+type clock struct {
+	layout string
+	zone   *time.Location
+	second int64
+	text   []byte
+}
+
+func (c *clock) append(b []byte, t time.Time) []byte {
+	if second := t.Unix(); second != c.second || c.text == nil {
+		c.second = second
+		c.text = t.In(c.zone).AppendFormat(c.text[:0], c.layout)
+	}
+	return append(b, c.text...)
+}
+
+func (p *pen) rfc3339(b []byte, e *tcp.Event) []byte {
+	t := time.Unix(0, e.Time)
+	b = append(p.utc.append(b, t), '.')
+	return append(appendDigits(b, uint64(t.Nanosecond()), 9), 'Z')
+}
+
+func (p *pen) wallClock(b []byte, e *tcp.Event) []byte {
+	return p.local.append(b, time.Unix(0, e.Time))
+}
+
+// seconds is negative for an event that happened just before the first that was
+// read: events of different CPUs may arrive out of order.
+func (p *pen) seconds(b []byte, e *tcp.Event) []byte {
+	if p.start == 0 {
+		p.start = e.BootNS
+	}
+	since := e.BootNS - p.start
+	if e.BootNS < p.start {
+		b, since = append(b, '-'), p.start-e.BootNS
+	}
+	return appendFixed(b, since, 9, p.digits+3)
+}
+
+func (p *pen) milliseconds(b []byte, e *tcp.Event) []byte {
+	switch e.DurationKind {
+	case tcp.AtLeast:
+		b = append(b, p.atLeast...)
+	case tcp.Exact:
+	default:
+		return b
+	}
+	return appendFixed(b, e.Duration, 6, p.digits)
+}
+
+// age is a duration for the eye: 1.234s, 5m06s, 3h04m, 2d03h.
+func (p *pen) age(b []byte, e *tcp.Event) []byte {
+	switch e.DurationKind {
+	case tcp.AtLeast:
+		b = append(b, p.atLeast...)
+	case tcp.Exact:
+	default:
+		return b
+	}
+	const minute, hour, day = 60, 60 * 60, 24 * 60 * 60
+	switch s := e.Duration / 1e9; {
+	case s < minute:
+		return append(appendFixed(b, e.Duration, 9, 3), 's')
+	case s < hour:
+		return appendUnits(b, s/minute, 'm', s%minute, 's')
+	case s < day:
+		return appendUnits(b, s/hour, 'h', s%hour/minute, 'm')
+	default:
+		return appendUnits(b, s/day, 'd', s%day/hour, 'h')
+	}
+}
+
+func appendUnits(b []byte, major uint64, unit byte, minor uint64, subunit byte) []byte {
+	b = append(strconv.AppendUint(b, major, 10), unit)
+	return append(appendDigits(b, minor, 2), subunit)
+}
+
+var pow10 = [...]uint64{1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9}
+
+// appendFixed appends n / 10^scale with the given number of decimals, 1 to scale.
+func appendFixed(b []byte, n uint64, scale, decimals int) []byte {
+	b = append(strconv.AppendUint(b, n/pow10[scale], 10), '.')
+	return appendDigits(b, n%pow10[scale]/pow10[scale-decimals], decimals)
+}
+
+// appendDigits appends n, which is below 10^width, with leading zeros.
+func appendDigits(b []byte, n uint64, width int) []byte {
+	b = append(b, "000000000"[:width]...)
+	for i := len(b) - 1; n > 0; i-- {
+		b[i] = byte('0' + n%10)
+		n /= 10
+	}
+	return b
+}
