@@ -1,0 +1,110 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"syscall"
+
+	"github.com/tcptrace/tcptrace/internal/output"
+	"github.com/tcptrace/tcptrace/internal/probe"
+	"github.com/tcptrace/tcptrace/internal/tcp"
+)
+
+// formatFlags say how rows are printed. Short names are those of tcpstates.
+type formatFlags struct {
+	Output   format `short:"o" placeholder:"FORMAT" help:"columns (the default), json or csv."`
+	JSON     bool   `short:"j" help:"JSON, one object per line; -o json."`
+	CSV      bool   `short:"s" name:"csv" help:"CSV; -o csv."`
+	Wide     bool   `short:"w" help:"Wide columns: room for IPv6 and whole names."`
+	Extended bool   `short:"x" help:"Every column there is; also the kernel address."`
+}
+
+// format returns the one format that was asked for, or a usageError.
+func (f *formatFlags) format() (format, error) {
+	asked := f.Output
+	for _, short := range []struct {
+		given bool
+		means format
+	}{{f.JSON, formatJSON}, {f.CSV, formatCSV}} {
+		switch {
+		case !short.given:
+		case asked == "":
+			asked = short.means
+		case asked != short.means:
+			return "", usageError{fmt.Errorf("cannot print %s and %s at once: give one of -o, -j (json) and -s (csv)", asked, short.means)}
+		}
+	}
+	return asked, nil
+}
+
+// writer returns a writer of the format. The options name columns; JSON has
+// every field at all times.
+func (f *formatFlags) writer(w io.Writer, o output.Options) (writer, error) {
+	o.Wide, o.Extended = f.Wide, f.Extended
+	format, err := f.format()
+	switch format {
+	case formatJSON:
+		return output.NewJSON(w), err
+	case formatCSV:
+		return output.NewCSV(w, o), err
+	default:
+		return output.NewColumns(w, o), err
+	}
+}
+
+// filterFlags select sockets. The values of one flag are alternatives; a socket
+// has to satisfy every flag that is given.
+type filterFlags struct {
+	IPv4        bool     `short:"4" name:"ipv4" xor:"family" help:"IPv4 only."`
+	IPv6        bool     `short:"6" name:"ipv6" xor:"family" help:"IPv6 only."`
+	LPort       ports    `short:"L" name:"lport" aliases:"localport" placeholder:"PORT,..." help:"Local port."`
+	RPort       ports    `short:"D" name:"rport" aliases:"remoteport" placeholder:"PORT,..." help:"Remote port, the destination of a client."`
+	LAddr       prefixes `name:"laddr" placeholder:"ADDR,..." help:"Local address or network: 10.0.0.1, fd00::/8."`
+	RAddr       prefixes `name:"raddr" placeholder:"ADDR,..." help:"Remote address or network."`
+	PID         pids     `short:"p" name:"pid" placeholder:"PID,..." help:"Process that owns the socket."`
+	Comm        names    `placeholder:"NAME,..." help:"Name of that process; may hold *."`
+	UID         uids     `name:"uid" placeholder:"USER,..." help:"User that owns the socket, by name or id."`
+	Cgroup      names    `placeholder:"PATH,..." help:"cgroup with all below it: /system.slice."`
+	Container   names    `placeholder:"ID,..." help:"Container id, or its beginning."`
+	NetNS       netns    `name:"netns" placeholder:"NETNS,..." help:"Network namespace: inode, name or path."`
+	State       states   `placeholder:"STATE,..." help:"Sockets that come into one of these states."`
+	MinDuration duration `placeholder:"TIME" help:"Sockets that stay so long in a state (of --state, if given): 250ms, 1m."`
+}
+
+// filter returns what the flags select, or a usageError.
+func (f *filterFlags) filter() (tcp.Filter, error) {
+	filter := tcp.Filter{
+		NetNS:      f.NetNS,
+		LocalPorts: f.LPort, RemotePorts: f.RPort,
+		Local: f.LAddr, Remote: f.RAddr,
+		States: f.State, MinDuration: uint64(f.MinDuration),
+		PIDs: f.PID, UIDs: f.UID, Comm: f.Comm,
+		Cgroups: f.Cgroup, Containers: f.Container,
+	}
+	switch {
+	case f.IPv4:
+		filter.Family = 4
+	case f.IPv6:
+		filter.Family = 6
+	}
+	if err := filter.Validate(); err != nil {
+		return filter, usageError{err}
+	}
+	return filter, nil
+}
+
+// probeConfig returns the part of the flags that the kernel can see to. It may
+// pass more sockets than the filter, never fewer.
+func (f *filterFlags) probeConfig() probe.Config {
+	config := probe.Config{LocalPorts: f.LPort, RemotePorts: f.RPort}
+	switch {
+	case f.IPv4:
+		config.Family = syscall.AF_INET
+	case f.IPv6:
+		config.Family = syscall.AF_INET6
+	}
+	if len(f.NetNS) == 1 {
+		config.NetNS = f.NetNS[0]
+	}
+	return config
+}

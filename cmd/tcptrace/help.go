@@ -1,0 +1,127 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/alecthomas/kong"
+)
+
+const (
+	helpWidth  = 80
+	helpIndent = 27 // where the words about a flag begin
+)
+
+const traceExamples = `
+Examples:
+  sudo tcptrace                          every state change of every socket
+  sudo tcptrace -L 443 -T                one service, with the time of day
+  sudo tcptrace --comm curl -n 20        the first 20 transitions of curl
+  sudo tcptrace --state syn-sent --min-duration 1s
+                                         connections that are slow to open
+  sudo tcptrace -j | jq -c 'select(.new_state=="CLOSE_WAIT")'
+  sudo tcptrace -j > trace.json          record now ...
+  tcptrace -r trace.json -D 5432         ... and look later, without root
+
+'tcptrace COMMAND --help' tells more of a command, 'tcptrace man | man -l -' of
+everything: fields, reasons, overhead, caveats.
+`
+
+const socketsExamples = `
+Examples:
+  sudo tcptrace sockets                        what netstat -a leaves open
+  sudo tcptrace sockets --state close-wait     who forgot to close, how long ago
+  sudo tcptrace sockets -j | jq -r .comm | sort | uniq -c
+`
+
+// printHelp is laid out by hand, because the flags of the command that has no
+// name belong on the first page.
+func printHelp(_ kong.HelpOptions, ctx *kong.Context) error {
+	var b strings.Builder
+	node, examples := ctx.Selected(), ""
+	switch {
+	case node == nil:
+		node, examples = ctx.Model.DefaultCmd, traceExamples
+		b.WriteString("Usage: tcptrace [FLAGS]\n       tcptrace COMMAND [FLAGS]\n\n")
+		writeWrapped(&b, 0, ctx.Model.Help)
+		b.WriteString("\nCommands:\n")
+		for _, command := range ctx.Model.Leaves(true) {
+			writeEntry(&b, "  "+command.Name, command.Help)
+		}
+	default:
+		fmt.Fprintf(&b, "Usage: %s\n\n", strings.Replace(ctx.Model.Name+" "+node.Summary(), "[flags]", "[FLAGS]", 1))
+		writeWrapped(&b, 0, node.Help)
+		if node.Name == "sockets" {
+			examples = socketsExamples
+		}
+	}
+	writeFlags(&b, node)
+	b.WriteString(examples)
+	_, err := fmt.Fprint(ctx.Stdout, b.String())
+	return err
+}
+
+// writeFlags writes the node's flags under the titles of their groups.
+func writeFlags(b *strings.Builder, node *kong.Node) {
+	title := ""
+	for _, flag := range node.Flags {
+		if flag.Group != nil && flag.Group.Title != title {
+			title = flag.Group.Title
+			fmt.Fprintf(b, "\n%s:\n", title)
+		}
+		writeEntry(b, flagTerm(flag), flag.Help)
+	}
+	if title == "" {
+		b.WriteString("\nFlags:\n")
+	} else {
+		b.WriteString("\nOther:\n")
+	}
+	writeEntry(b, "  -h, --help", "Print this.")
+	if node.Parent.DefaultCmd == node {
+		writeEntry(b, "  -V, --version", "Print the version.")
+	}
+}
+
+// flagTerm is a flag as in "  -L, --lport PORT,...".
+func flagTerm(flag *kong.Flag) string {
+	term := "      "
+	if flag.Short != 0 {
+		term = fmt.Sprintf("  -%c, ", flag.Short)
+	}
+	name := flag.Name
+	if flag.Tag.Negatable != "" {
+		name = "[no-]" + name
+	}
+	term += "--" + name
+	if flag.PlaceHolder != "" {
+		term += " " + flag.PlaceHolder
+	}
+	return term
+}
+
+// writeEntry writes a term and, in the second column, the words about it.
+func writeEntry(b *strings.Builder, term, words string) {
+	fmt.Fprintf(b, "%-*s", helpIndent-1, term)
+	if len(term) >= helpIndent {
+		fmt.Fprintf(b, "\n%*s", helpIndent-1, "")
+	}
+	b.WriteByte(' ')
+	writeWrapped(b, helpIndent, words)
+}
+
+// writeWrapped writes text that begins at column indent, broken at helpWidth.
+func writeWrapped(b *strings.Builder, indent int, text string) {
+	column := indent
+	for i, word := range strings.Fields(text) {
+		if i > 0 && column+1+len(word) > helpWidth {
+			fmt.Fprintf(b, "\n%*s", indent, "")
+			column = indent
+		} else if i > 0 {
+			b.WriteByte(' ')
+			column++
+		}
+		b.WriteString(word)
+		column += len(word)
+	}
+	b.WriteByte('\n')
+}

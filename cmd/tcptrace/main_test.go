@@ -1,0 +1,94 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// TestMain lets the scripts call tcptrace, and something to trace, as programs:
+// the test binary is both.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"tcptrace": main, "connect": connect})
+}
+
+// connect connects to itself and closes, the client first. Before it closes it
+// says "connected" and waits for the end of its input.
+func connect() {
+	listener := must(net.Listen("tcp4", "127.0.0.1:0"))
+	client := must(net.Dial("tcp4", listener.Addr().String()))
+	server := must(listener.Accept())
+	fmt.Println("connected")
+	must(io.Copy(io.Discard, os.Stdin))
+	client.Close()
+	must(io.Copy(io.Discard, server))
+	server.Close()
+	listener.Close()
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "connect:", err)
+		os.Exit(1)
+	}
+	return v
+}
+
+// TestScripts holds the promises of the command line that need no kernel. With
+// UPDATE=1 it writes what was printed into the scripts.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:           "testdata",
+		Setup:         withRecording,
+		UpdateScripts: os.Getenv("UPDATE") == "1",
+	})
+}
+
+// TestLive holds those that need one. It fails where it cannot run, so that
+// nobody takes its silence for a success.
+func TestLive(t *testing.T) {
+	if os.Getenv("TCPTRACE_TEST_KERNEL") == "0" {
+		t.Skip("TCPTRACE_TEST_KERNEL=0: the tests that trace this kernel are not wanted")
+	}
+	if os.Geteuid() != 0 {
+		t.Fatal("tracing needs root: run 'make test', or set TCPTRACE_TEST_KERNEL=0 to go without")
+	}
+	testscript.Run(t, testscript.Params{Dir: "testdata/live"})
+}
+
+// withRecording gives a script trace.json: a connection seen from both ends, an
+// old CLOSE_WAIT, a refused IPv6 connection of a hostile name, and a loss.
+func withRecording(env *testscript.Env) error {
+	env.Setenv("TZ", "UTC")
+	recording, err := os.ReadFile(filepath.Join("testdata", "trace.json"))
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(env.WorkDir, "trace.json"), recording, 0o644)
+}
+
+func TestManPageNamesEveryFlag(t *testing.T) {
+	parser, err := newParser(&env{}, func(int) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, command := range parser.Model.Leaves(false) {
+		if !command.Hidden && !strings.Contains(manPage, ".Cm "+command.Name) {
+			t.Errorf("the manual page does not name the command %s", command.Name)
+		}
+		for _, flag := range command.Flags {
+			for _, name := range append(spellings(flag), flag.Aliases...) {
+				if !strings.Contains(manPage, "Fl "+strings.TrimLeft(name, "-")) &&
+					!strings.Contains(manPage, "Fl -"+strings.TrimLeft(name, "-")) {
+					t.Errorf("the manual page does not name the flag %s of %s", name, command.Name)
+				}
+			}
+		}
+	}
+}
