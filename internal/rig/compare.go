@@ -1,0 +1,105 @@
+package rig
+
+import (
+	"fmt"
+	"slices"
+)
+
+// Diff is what Compare found. The two lists agree when Err returns nil.
+type Diff struct {
+	Oracle, Tracer int      // edges compared
+	Sockets        int      // socket addresses that the oracle saw
+	Missing        int      // edges that only the oracle has
+	Extra          int      // edges that only the tracer has
+	Reordered      int      // addresses whose edges come in another order
+	Examples       []string // some of the differences
+}
+
+// Err says in one sentence how the lists differ, or returns nil.
+func (d Diff) Err() error {
+	if d.Missing+d.Extra+d.Reordered == 0 {
+		return nil
+	}
+	return fmt.Errorf("of %d edges on %d sockets the tracer misses %d, invents %d, and has %d sockets in another order, such as %q",
+		d.Oracle, d.Sockets, d.Missing, d.Extra, d.Reordered, d.Examples)
+}
+
+// Compare sets two lists of edges against each other: the multiset of (socket, old,
+// new), and per socket address the order. The ports are not compared: the kernel
+// reports some as 0.
+func Compare(oracle, tracer []Edge) Diff {
+	a, b := byAddress(oracle), byAddress(tracer)
+	d := Diff{Oracle: len(oracle), Tracer: len(tracer), Sockets: len(a)}
+	for sk, seen := range a {
+		missing, extra := surplus(seen, b[sk]), surplus(b[sk], seen)
+		d.Missing += len(missing)
+		d.Extra += len(extra)
+		d.note("missing", missing)
+		d.note("invented", extra)
+		if len(missing)+len(extra) == 0 && !slices.EqualFunc(seen, b[sk], sameStep) {
+			d.Reordered++
+			d.note("reordered", seen)
+		}
+	}
+	for sk, told := range b {
+		if _, ok := a[sk]; !ok {
+			d.Extra += len(told)
+			d.note("invented", told)
+		}
+	}
+	return d
+}
+
+func (d *Diff) note(what string, edges []Edge) {
+	const enough = 8
+	for _, e := range edges {
+		if len(d.Examples) < enough {
+			d.Examples = append(d.Examples, what+" "+e.String())
+		}
+	}
+}
+
+func byAddress(edges []Edge) map[uint64][]Edge {
+	m := map[uint64][]Edge{}
+	for _, e := range edges {
+		m[e.Sk] = append(m[e.Sk], e)
+	}
+	return m
+}
+
+func sameStep(a, b Edge) bool { return a.Old == b.Old && a.New == b.New }
+
+// surplus returns the edges of a that b does not have, counted.
+func surplus(a, b []Edge) (only []Edge) {
+	left := map[[2]uint8]int{}
+	for _, e := range b {
+		left[[2]uint8{uint8(e.Old), uint8(e.New)}]++
+	}
+	for _, e := range a {
+		step := [2]uint8{uint8(e.Old), uint8(e.New)}
+		if left[step]--; left[step] < 0 {
+			only = append(only, e)
+		}
+	}
+	return only
+}
+
+// Ports is an inclusive range of port numbers.
+type Ports struct{ Lo, Hi uint16 }
+
+// Has reports whether either end of a connection is in the range.
+func (p Ports) Has(local, remote uint16) bool {
+	return p.Lo <= local && local <= p.Hi || p.Lo <= remote && remote <= p.Hi
+}
+
+// Diagram keeps of an oracle's record what is an edge of the state diagram on one of
+// the ports: other programs use TCP too, and the kernel also reports steps from a
+// state to itself.
+func Diagram(edges []Edge, ports Ports) (kept []Edge) {
+	for _, e := range edges {
+		if e.Old != e.New && ports.Has(e.Local, e.Remote) {
+			kept = append(kept, e)
+		}
+	}
+	return kept
+}

@@ -1,0 +1,211 @@
+package rig
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/google/go-cmp/cmp"
+)
+
+// lineCount counts what it is given, and keeps nothing.
+type lineCount struct{ lines int }
+
+func (c *lineCount) Write(p []byte) (int, error) {
+	c.lines += bytes.Count(p, []byte("\n"))
+	return len(p), nil
+}
+
+// A tracer that ran for a million connections is as big as one that just began: the
+// kernel's maps hold the sockets that exist, and memory does not grow.
+func TestMillionConnections(t *testing.T) {
+	const (
+		warmUp = 50000
+		fins   = 20000 // each leaves a TIME_WAIT
+		slack  = 4 << 20
+	)
+	resets := 1000000
+	if testing.Short() {
+		resets = 50000
+	}
+	ns := newNamespace(t)
+	herd := ns.herd(100) // sockets that live all the time, and are seeded
+	tr := ns.trace()
+	count := new(lineCount)
+	tr.out.sendTo(count)
+	markers := tr.markers
+
+	run := func(mode string, conns int) int {
+		return ns.churn("run", "-m", mode, "-t", "2", "-n", strconv.Itoa(conns), "-p", strconv.Itoa(int(testPorts.Lo))).Events
+	}
+	happened := run("rst", warmUp)
+	tr.sync()
+	before := tr.rss()
+	happened += run("rst", resets)
+	happened += run("fin", fins)
+	tr.sync()
+	after := tr.rss()
+	if after-before > slack {
+		t.Errorf("RSS grew from %d to %d KiB", before>>10, after>>10)
+	}
+	// No TIME_WAIT has ended yet, so there is a line for each event that tracefs sees.
+	if told := count.lines - 2*(tr.markers-markers); told != happened {
+		t.Errorf("%d events happened, %d lines were written", happened, told)
+	}
+	eventually(t, "maps that hold what exists", func() error { return tr.wantEntries(ns.sockets()) })
+
+	herd()
+	ns.close()
+	eventually(t, "empty maps", func() error {
+		return tr.wantEntries(map[string]int{"socks": 0, "timewaits": 0, "requests": 0, "listeners": 0})
+	})
+	tr.stop()
+}
+
+// herd holds connected sockets until the returned function is called.
+func (ns *namespace) herd(sockets int) (end func()) {
+	ns.t.Helper()
+	cmd := ns.churnCommand("herd", "-m", "open", "-k", strconv.Itoa(sockets), "-s", "600", "-p", "21000")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		ns.t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		ns.t.Fatal(err)
+	}
+	end = func() {
+		_ = cmd.Process.Signal(os.Interrupt)
+		_ = cmd.Wait()
+	}
+	ns.t.Cleanup(end)
+	if _, err := out.Read(make([]byte, 512)); err != nil { // its line says that all are open
+		ns.t.Fatalf("churn herd: %v", err)
+	}
+	return end
+}
+
+// sockets counts what exists in the namespace, as the tracer's maps should.
+func (ns *namespace) sockets() map[string]int {
+	n := map[string]int{"socks": 0, "timewaits": 0, "requests": 0, "listeners": 0}
+	for _, table := range []string{"tcp", "tcp6"} {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/%s", ns.holder.Process.Pid, table))
+		if err != nil {
+			ns.t.Fatal(err)
+		}
+		for line := range strings.Lines(string(text)) {
+			field := strings.Fields(line)
+			switch state := field[3]; state {
+			case "st": // the header
+			case "03":
+				n["requests"]++
+			case "06":
+				n["timewaits"]++
+			case "0A":
+				n["listeners"]++
+				n["socks"]++
+			default:
+				n["socks"]++
+			}
+		}
+	}
+	return n
+}
+
+// wantEntries says how the maps that the tracer holds differ from want.
+func (tr *tracer) wantEntries(want map[string]int) error {
+	got := map[string]int{}
+	infos, err := filepath.Glob(fmt.Sprintf("/proc/%d/fdinfo/*", tr.cmd.Process.Pid))
+	if err != nil {
+		return err
+	}
+	for _, file := range infos {
+		info, err := os.ReadFile(file)
+		if err != nil {
+			continue // closed meanwhile
+		}
+		_, rest, ok := strings.Cut(string(info), "map_id:")
+		if !ok {
+			continue
+		}
+		var id int
+		if _, err := fmt.Sscan(rest, &id); err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+		name, entries, err := countEntries(ebpf.MapID(id))
+		if err != nil {
+			return err
+		}
+		if _, ok := want[name]; ok {
+			got[name] = entries
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		return fmt.Errorf("entries of the maps, -want +got:\n%s", diff)
+	}
+	return nil
+}
+
+// countEntries counts the entries of a hash map; any other kind counts as -1.
+func countEntries(id ebpf.MapID) (name string, entries int, err error) {
+	m, err := ebpf.NewMapFromID(id)
+	if err != nil {
+		return "", 0, fmt.Errorf("open map %d of the tracer: %w", id, err)
+	}
+	defer m.Close()
+	info, err := m.Info()
+	if err != nil {
+		return "", 0, err
+	}
+	if m.Type() != ebpf.Hash {
+		return info.Name, -1, nil
+	}
+	key, err := m.NextKeyBytes(nil)
+	for ; err == nil && key != nil; key, err = m.NextKeyBytes(key) {
+		entries++
+	}
+	if err != nil {
+		return "", 0, fmt.Errorf("walk map %s: %w", info.Name, err)
+	}
+	return info.Name, entries, nil
+}
+
+// rss is the memory of the tracer that is resident now, in bytes.
+func (tr *tracer) rss() int {
+	tr.t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", tr.cmd.Process.Pid))
+	if err != nil {
+		tr.t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(status), "VmRSS:")
+	var kib int
+	if _, err := fmt.Sscan(rest, &kib); err != nil {
+		tr.t.Fatalf("VmRSS: %v", err)
+	}
+	return kib << 10
+}
+
+// eventually waits for what the kernel does in its own time, such as the end of a
+// namespace.
+func eventually(t *testing.T, what string, try func() error) {
+	t.Helper()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(60 * time.Second)
+	for {
+		err := try()
+		if err == nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("%s: still not so: %v", what, err)
+		}
+	}
+}

@@ -1,0 +1,153 @@
+package rig
+
+import (
+	"fmt"
+	"strconv"
+	"testing"
+)
+
+// loads are the kinds of traffic, as arguments of churn. Two threads make sockets of
+// both CPUs meet; the storm leaves one CPU to the tracer.
+var loads = []struct {
+	name string
+	rate int // per second; 0: as fast as the machine can
+	args []string
+}{
+	{"fin", 0, []string{"run", "-m", "fin", "-t", "2", "-n", "30000"}},
+	{"rst", 0, []string{"run", "-m", "rst", "-t", "2", "-n", "40000"}},
+	{"fin ipv6", 0, []string{"run", "-m", "fin", "-6", "-n", "5000"}},
+	// 400,000 events per second is what the tool promises to take without a loss.
+	{"storm", 200000, []string{"storm", "-n", "200000"}},
+}
+
+// record runs a load under the oracle and returns what tracefs saw of it. complete is
+// false when the oracle itself lost events.
+func record(ns *namespace, args ...string) (edges []Edge, l load, complete bool) {
+	t := ns.t
+	t.Helper()
+	r, err := Record("tcptrace-test", 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := r.Remove(); err != nil {
+			t.Error(err)
+		}
+	}()
+	l = ns.churn(append(args, "-p", strconv.Itoa(int(testPorts.Lo)))...)
+	all, lost, err := r.Stop()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if lost > 0 {
+		t.Logf("the oracle lost %d events at %.0f events/s", lost, l.PerSecond)
+	}
+	return Diagram(all, testPorts), l, lost == 0
+}
+
+// The two halves of the rig agree: what churn says it made is what tracefs saw.
+func TestOracleSeesWhatChurnMakes(t *testing.T) {
+	for _, load := range loads {
+		t.Run(load.name, func(t *testing.T) {
+			args := append(load.args[:len(load.args):len(load.args)], "-n", "2000")
+			edges, made, complete := record(newNamespace(t), args...)
+			if !complete || len(edges) != made.Events {
+				t.Errorf("churn made %d events, the oracle saw %d, complete: %v", made.Events, len(edges), complete)
+			}
+		})
+	}
+}
+
+// The tracer tells exactly what tracefs saw, at the highest rate that the oracle can
+// take, and besides only the steps of mini-sockets and half-open connections.
+func TestTracerAgreesWithOracle(t *testing.T) {
+	for _, load := range loads {
+		t.Run(load.name, func(t *testing.T) {
+			for rate := load.rate; ; rate = lower(rate) {
+				args := append(load.args[:len(load.args):len(load.args)], "-r", strconv.Itoa(rate))
+				if agree(t, fmt.Sprintf("rate %d", rate), args) {
+					return
+				}
+				if rate == 1000 {
+					t.Fatal("the oracle loses events at any rate")
+				}
+			}
+		})
+	}
+}
+
+// lower is the next rate to try; 0 stands for no limit.
+func lower(rate int) int {
+	if rate == 0 {
+		return 16000
+	}
+	return max(1000, rate/2)
+}
+
+// agree runs one load. It returns false when the oracle's record has holes, so that
+// nothing can be said.
+func agree(t *testing.T, name string, args []string) (clean bool) {
+	t.Run(name, func(t *testing.T) {
+		ns := newNamespace(t)
+		tr := ns.trace()
+		file := tempFile(t)
+		tr.out.sendTo(file)
+		seen, made, complete := record(ns, args...)
+		tr.stop()
+		if clean = complete; !clean {
+			return
+		}
+		told := translateFile(t, file)
+		if told.Lost != 0 {
+			t.Errorf("%d of %d events lost", told.Lost, made.Events)
+		}
+		d := Compare(seen, told.Edges)
+		t.Logf("%.0f events/s: %d edges, told %d, on %d addresses; besides %d steps of mini-sockets, %d of half-open connections",
+			made.PerSecond, d.Oracle, d.Tracer, d.Sockets, told.Mini, told.HalfOpen)
+		if err := d.Err(); err != nil {
+			t.Error(err)
+		}
+		if told.Pending != 0 {
+			t.Errorf("%d half-open connections have no end", told.Pending)
+		}
+	})
+	return clean
+}
+
+// When the reader stalls and the ring is far too small, every event is either written
+// or counted as lost, the steps of mini-sockets included.
+func TestOverloadIsCountedExactly(t *testing.T) {
+	for _, load := range loads {
+		t.Run(load.name, func(t *testing.T) {
+			ns := newNamespace(t)
+			tr := ns.trace("--ring-size", "64K")
+			file := tempFile(t)
+			tr.out.sendTo(file)
+			tr.out.mu.Lock() // the reader stalls
+			seen, made, complete := record(ns, load.args...)
+			tr.out.mu.Unlock()
+			ns.close() // ends every TIME_WAIT
+			eventually(t, "the end of every TIME_WAIT", func() error {
+				return tr.wantEntries(map[string]int{"timewaits": 0})
+			})
+			tr.stop()
+			if complete && len(seen) != made.Events {
+				t.Errorf("churn made %d events, the oracle saw %d", made.Events, len(seen))
+			}
+			told := countFile(t, file)
+			// In place of each LISTEN>SYN_RECV of a child comes that of its request
+			// sock; of each X>CLOSE that begins a TIME_WAIT come two.
+			happened := made.Events
+			if load.name[:3] == "fin" {
+				happened += made.Conns
+			}
+			if told.Written+told.Lost != happened {
+				t.Errorf("%d events written + %d counted as lost = %d, but %d happened",
+					told.Written, told.Lost, told.Written+told.Lost, happened)
+			}
+			if told.Lost == 0 {
+				t.Error("nothing was lost: this was no overload")
+			}
+		})
+	}
+}
