@@ -271,7 +271,19 @@ struct tcp_request_sock {
 	bool is_mptcp;
 };
 
-struct sk_buff;
+/* Segments: the addresses of one that is freed. */
+struct net_device {
+	possible_net_t nd_net;
+};
+
+struct sk_buff {
+	struct net_device *dev;
+	__be16 protocol;
+	u16 transport_header;
+	u16 network_header;
+	unsigned char *head;
+};
+
 struct seq_file;
 
 struct bpf_iter_meta {

@@ -75,11 +75,9 @@ int BPF_PROG(rcv_space_adjust, struct sock *sk)
 }
 
 SEC("tp_btf/kfree_skb")
-int BPF_PROG(kfree_skb)
+int BPF_PROG(kfree_skb, struct sk_buff *skb)
 {
-	/* Its fourth argument is new in 6.11: not even named where it does not exist. */
-	if (kfree_skb_names_receiver)
-		fin_freed((struct sock *)ctx[3]);
+	skb_freed(skb);
 	return 0;
 }
 

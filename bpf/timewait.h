@@ -10,6 +10,13 @@
 #include "trace.h"
 #include "caller.h"
 
+#define ETH_P_IP 0x0800
+#define ETH_P_IPV6 0x86dd
+#define IPV4_SADDR 12 /* offset in the header, the destination follows */
+#define IPV6_SADDR 8
+#define TCP_FLAGS 13
+#define TCP_FIN 1
+
 static __always_inline struct inet_timewait_sock *timewait_of(struct timer_list *timer)
 {
 	return (void *)timer - bpf_core_field_offset(struct inet_timewait_sock, tw_timer);
@@ -75,10 +82,10 @@ static __always_inline u8 timewait_end(u32 caller, u8 state)
 }
 
 /*
- * missed_move: the FIN that moved the mini-socket to TIME_WAIT re-armed its timer
- * within the same wheel bucket, which no timer tracepoint tells, and kfree_skb
- * had no socket (before 6.11). The timer was set to 60 s at that moment, so it
- * says when that was, to a tick: the duration is a lower bound.
+ * missed_move: skb_freed did not see the mini-socket move to TIME_WAIT (the kernel
+ * does not nest a program in itself), and its timer was armed again within the same
+ * wheel bucket, which no timer tracepoint tells. The timer was set to 60 s then, so
+ * it says when that was, to a tick: the duration is a lower bound.
  */
 static __always_inline void missed_move(struct life *l, const struct conn *c, u64 now,
 					u64 jiffies, u64 expires)
@@ -121,25 +128,58 @@ static __always_inline void timewait_cancelled(void *ctx, struct timer_list *tim
 	bpf_map_delete_elem(&timewaits, &key);
 }
 
-/*
- * The FIN that moves a mini-socket from FIN_WAIT2 to TIME_WAIT is freed with that
- * mini-socket as its receiver: tcp_v4_rcv, 6.11+.
- */
-static __always_inline void fin_freed(struct sock *rx_sk)
+/* skb_conn reads both ends from the headers of a TCP segment that came in with FIN. */
+static __always_inline bool skb_conn(struct sk_buff *skb, struct conn *c)
 {
-	struct inet_timewait_sock *tw = (void *)rx_sk;
+	unsigned char *head = skb->head;
+	unsigned char *ip = head + skb->network_header, *tcp = head + skb->transport_header;
+	struct net *net;
+	__be16 port;
+	u8 flags;
+
+	if (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6))
+		return false;
+	if (bpf_probe_read_kernel(&flags, sizeof(flags), tcp + TCP_FLAGS) || !(flags & TCP_FIN))
+		return false;
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		c->laddr[0] = c->laddr[1] = c->raddr[0] = c->raddr[1] = 0;
+		c->laddr[2] = c->raddr[2] = V4_MAPPED;
+		bpf_probe_read_kernel(&c->raddr[3], 4, ip + IPV4_SADDR);
+		bpf_probe_read_kernel(&c->laddr[3], 4, ip + IPV4_SADDR + 4);
+	} else {
+		bpf_probe_read_kernel(c->raddr, 16, ip + IPV6_SADDR);
+		bpf_probe_read_kernel(c->laddr, 16, ip + IPV6_SADDR + 16);
+	}
+	bpf_probe_read_kernel(&port, sizeof(port), tcp);
+	c->rport = bpf_ntohs(port);
+	bpf_probe_read_kernel(&port, sizeof(port), tcp + 2);
+	c->lport = bpf_ntohs(port);
+	net = BPF_CORE_READ(skb, dev, nd_net.net);
+	c->netns = BPF_CORE_READ(net, ns.inum);
+	return true;
+}
+
+/*
+ * The FIN that moves a mini-socket from FIN_WAIT2 to TIME_WAIT is freed as soon as
+ * that is done (tcp_v4_rcv, discard_it), and kfree_skb tells of it. Only since
+ * 6.11 it names the socket; the addresses in the segment do as well. Segments
+ * that are no TCP at all find no mini-socket.
+ */
+static __always_inline void skb_freed(struct sk_buff *skb)
+{
+	struct inet_timewait_sock *tw;
 	struct life *l;
 	struct conn c;
 	u64 key;
 
-	if (!rx_sk || rx_sk->__sk_common.skc_state != TCP_TIME_WAIT)
+	if (!skb_conn(skb, &c))
 		return;
-	if (BPF_CORE_READ(tw, tw_substate) != TCP_TIME_WAIT)
-		return;
-	read_conn(&c, &rx_sk->__sk_common);
 	key = conn_key(&c);
 	l = bpf_map_lookup_elem(&timewaits, &key);
-	if (l && l->sk == (u64)tw && l->state == TCP_FIN_WAIT2)
+	if (!l || l->state != TCP_FIN_WAIT2)
+		return;
+	tw = (void *)l->sk;
+	if (BPF_CORE_READ(tw, tw_substate) == TCP_TIME_WAIT)
 		timewait_moved(l, &c, bpf_ktime_get_boot_ns(), DURATION_EXACT);
 }
 

@@ -30,8 +30,7 @@ const volatile u16 filter_family;
 const volatile u32 filter_netns;
 const volatile u16 filter_lports[MAX_PORTS];
 const volatile u16 filter_rports[MAX_PORTS];
-const volatile bool has_socket_cookie;        /* bpf_get_socket_cookie in tracing: 5.12+ */
-const volatile bool kfree_skb_names_receiver; /* 6.11+ */
+const volatile bool has_socket_cookie; /* bpf_get_socket_cookie in tracing: 5.12+ */
 
 /* Addresses of the two timer functions, from kallsyms; 0: not found. */
 const volatile u64 tw_timer_handler;
@@ -174,7 +173,9 @@ static __always_inline struct moment *this_moment(void)
  * Waking the reader costs 4 to 16 us, a record without it 0.3 us. So wake it at
  * most once per WAKEUP_NS: an idle reader gets a lone event at once, and a busy
  * one looks again by itself within twice that time (probe.go, pollInterval).
- * The race on last_wakeup is harmless: at worst two CPUs wake it.
+ * It is forced: by default the kernel wakes only for the record that the reader
+ * is waiting for, which may be one that another CPU submits without a wakeup.
+ * The race on last_wakeup is harmless: at worst two CPUs wake the reader.
  */
 #define WAKEUP_NS 10000000
 
@@ -185,7 +186,7 @@ static __always_inline u64 wakeup_flags(u64 now)
 	if ((s64)(now - last_wakeup) < WAKEUP_NS)
 		return BPF_RB_NO_WAKEUP;
 	last_wakeup = now;
-	return 0;
+	return BPF_RB_FORCE_WAKEUP;
 }
 
 static __always_inline struct event *reserve(void)

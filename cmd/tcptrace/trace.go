@@ -88,6 +88,9 @@ func (c *traceCmd) live(e *env, s *stream) error {
 
 	s.source, s.enrich = p, enrich.New("/proc", "")
 	if err = p.Seed(s.handle); err == nil {
+		err = probe.DropPrivileges()
+	}
+	if err == nil {
 		err = s.writer.Flush() // the header shows at once that the trace is on
 	}
 	if err == nil {

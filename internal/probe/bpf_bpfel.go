@@ -195,38 +195,37 @@ type bpfTextRange struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	bpfMapEvents                = "events"
-	bpfMapListeners             = "listeners"
-	bpfMapMoments               = "moments"
-	bpfMapRequests              = "requests"
-	bpfMapSocks                 = "socks"
-	bpfMapTimewaits             = "timewaits"
-	bpfProgDestroySock          = "destroy_sock"
-	bpfProgFiles                = "files"
-	bpfProgKfreeSkb             = "kfree_skb"
-	bpfProgRcvSpaceAdjust       = "rcv_space_adjust"
-	bpfProgStateChangeSoftirq   = "state_change_softirq"
-	bpfProgStateChangeTask      = "state_change_task"
-	bpfProgTable                = "table"
-	bpfProgTimerCancel          = "timer_cancel"
-	bpfProgTimerExpireExit      = "timer_expire_exit"
-	bpfProgTimerStart           = "timer_start"
-	bpfVarCallers               = "callers"
-	bpfVarFilterFamily          = "filter_family"
-	bpfVarFilterLports          = "filter_lports"
-	bpfVarFilterNetns           = "filter_netns"
-	bpfVarFilterRports          = "filter_rports"
-	bpfVarHasSocketCookie       = "has_socket_cookie"
-	bpfVarHz                    = "hz"
-	bpfVarKfreeSkbNamesReceiver = "kfree_skb_names_receiver"
-	bpfVarLastWakeup            = "last_wakeup"
-	bpfVarLoaderPid             = "loader_pid"
-	bpfVarLost                  = "lost"
-	bpfVarPass                  = "pass"
-	bpfVarPassMode              = "pass_mode"
-	bpfVarReqskTimerHandler     = "reqsk_timer_handler"
-	bpfVarTwTimerHandler        = "tw_timer_handler"
-	bpfVarUntracked             = "untracked"
+	bpfMapEvents              = "events"
+	bpfMapListeners           = "listeners"
+	bpfMapMoments             = "moments"
+	bpfMapRequests            = "requests"
+	bpfMapSocks               = "socks"
+	bpfMapTimewaits           = "timewaits"
+	bpfProgDestroySock        = "destroy_sock"
+	bpfProgFiles              = "files"
+	bpfProgKfreeSkb           = "kfree_skb"
+	bpfProgRcvSpaceAdjust     = "rcv_space_adjust"
+	bpfProgStateChangeSoftirq = "state_change_softirq"
+	bpfProgStateChangeTask    = "state_change_task"
+	bpfProgTable              = "table"
+	bpfProgTimerCancel        = "timer_cancel"
+	bpfProgTimerExpireExit    = "timer_expire_exit"
+	bpfProgTimerStart         = "timer_start"
+	bpfVarCallers             = "callers"
+	bpfVarFilterFamily        = "filter_family"
+	bpfVarFilterLports        = "filter_lports"
+	bpfVarFilterNetns         = "filter_netns"
+	bpfVarFilterRports        = "filter_rports"
+	bpfVarHasSocketCookie     = "has_socket_cookie"
+	bpfVarHz                  = "hz"
+	bpfVarLastWakeup          = "last_wakeup"
+	bpfVarLoaderPid           = "loader_pid"
+	bpfVarLost                = "lost"
+	bpfVarPass                = "pass"
+	bpfVarPassMode            = "pass_mode"
+	bpfVarReqskTimerHandler   = "reqsk_timer_handler"
+	bpfVarTwTimerHandler      = "tw_timer_handler"
+	bpfVarUntracked           = "untracked"
 )
 
 // loadBpf returns the embedded CollectionSpec for bpf.
@@ -299,22 +298,21 @@ type bpfMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
-	Callers               *ebpf.VariableSpec `ebpf:"callers"`
-	FilterFamily          *ebpf.VariableSpec `ebpf:"filter_family"`
-	FilterLports          *ebpf.VariableSpec `ebpf:"filter_lports"`
-	FilterNetns           *ebpf.VariableSpec `ebpf:"filter_netns"`
-	FilterRports          *ebpf.VariableSpec `ebpf:"filter_rports"`
-	HasSocketCookie       *ebpf.VariableSpec `ebpf:"has_socket_cookie"`
-	Hz                    *ebpf.VariableSpec `ebpf:"hz"`
-	KfreeSkbNamesReceiver *ebpf.VariableSpec `ebpf:"kfree_skb_names_receiver"`
-	LastWakeup            *ebpf.VariableSpec `ebpf:"last_wakeup"`
-	LoaderPid             *ebpf.VariableSpec `ebpf:"loader_pid"`
-	Lost                  *ebpf.VariableSpec `ebpf:"lost"`
-	Pass                  *ebpf.VariableSpec `ebpf:"pass"`
-	PassMode              *ebpf.VariableSpec `ebpf:"pass_mode"`
-	ReqskTimerHandler     *ebpf.VariableSpec `ebpf:"reqsk_timer_handler"`
-	TwTimerHandler        *ebpf.VariableSpec `ebpf:"tw_timer_handler"`
-	Untracked             *ebpf.VariableSpec `ebpf:"untracked"`
+	Callers           *ebpf.VariableSpec `ebpf:"callers"`
+	FilterFamily      *ebpf.VariableSpec `ebpf:"filter_family"`
+	FilterLports      *ebpf.VariableSpec `ebpf:"filter_lports"`
+	FilterNetns       *ebpf.VariableSpec `ebpf:"filter_netns"`
+	FilterRports      *ebpf.VariableSpec `ebpf:"filter_rports"`
+	HasSocketCookie   *ebpf.VariableSpec `ebpf:"has_socket_cookie"`
+	Hz                *ebpf.VariableSpec `ebpf:"hz"`
+	LastWakeup        *ebpf.VariableSpec `ebpf:"last_wakeup"`
+	LoaderPid         *ebpf.VariableSpec `ebpf:"loader_pid"`
+	Lost              *ebpf.VariableSpec `ebpf:"lost"`
+	Pass              *ebpf.VariableSpec `ebpf:"pass"`
+	PassMode          *ebpf.VariableSpec `ebpf:"pass_mode"`
+	ReqskTimerHandler *ebpf.VariableSpec `ebpf:"reqsk_timer_handler"`
+	TwTimerHandler    *ebpf.VariableSpec `ebpf:"tw_timer_handler"`
+	Untracked         *ebpf.VariableSpec `ebpf:"untracked"`
 }
 
 // bpfObjects contains all objects after they have been loaded into the kernel.
@@ -360,22 +358,21 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
-	Callers               *ebpf.Variable `ebpf:"callers"`
-	FilterFamily          *ebpf.Variable `ebpf:"filter_family"`
-	FilterLports          *ebpf.Variable `ebpf:"filter_lports"`
-	FilterNetns           *ebpf.Variable `ebpf:"filter_netns"`
-	FilterRports          *ebpf.Variable `ebpf:"filter_rports"`
-	HasSocketCookie       *ebpf.Variable `ebpf:"has_socket_cookie"`
-	Hz                    *ebpf.Variable `ebpf:"hz"`
-	KfreeSkbNamesReceiver *ebpf.Variable `ebpf:"kfree_skb_names_receiver"`
-	LastWakeup            *ebpf.Variable `ebpf:"last_wakeup"`
-	LoaderPid             *ebpf.Variable `ebpf:"loader_pid"`
-	Lost                  *ebpf.Variable `ebpf:"lost"`
-	Pass                  *ebpf.Variable `ebpf:"pass"`
-	PassMode              *ebpf.Variable `ebpf:"pass_mode"`
-	ReqskTimerHandler     *ebpf.Variable `ebpf:"reqsk_timer_handler"`
-	TwTimerHandler        *ebpf.Variable `ebpf:"tw_timer_handler"`
-	Untracked             *ebpf.Variable `ebpf:"untracked"`
+	Callers           *ebpf.Variable `ebpf:"callers"`
+	FilterFamily      *ebpf.Variable `ebpf:"filter_family"`
+	FilterLports      *ebpf.Variable `ebpf:"filter_lports"`
+	FilterNetns       *ebpf.Variable `ebpf:"filter_netns"`
+	FilterRports      *ebpf.Variable `ebpf:"filter_rports"`
+	HasSocketCookie   *ebpf.Variable `ebpf:"has_socket_cookie"`
+	Hz                *ebpf.Variable `ebpf:"hz"`
+	LastWakeup        *ebpf.Variable `ebpf:"last_wakeup"`
+	LoaderPid         *ebpf.Variable `ebpf:"loader_pid"`
+	Lost              *ebpf.Variable `ebpf:"lost"`
+	Pass              *ebpf.Variable `ebpf:"pass"`
+	PassMode          *ebpf.Variable `ebpf:"pass_mode"`
+	ReqskTimerHandler *ebpf.Variable `ebpf:"reqsk_timer_handler"`
+	TwTimerHandler    *ebpf.Variable `ebpf:"tw_timer_handler"`
+	Untracked         *ebpf.Variable `ebpf:"untracked"`
 }
 
 // bpfPrograms contains all programs after they have been loaded into the kernel.

@@ -9,6 +9,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/features"
+	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
 )
 
@@ -49,6 +50,10 @@ func load(cfg Config, objs *bpfObjects) (blind []string, err error) {
 	if err := checkPrivileges(); err != nil {
 		return nil, err
 	}
+	// Before 5.11 maps count against RLIMIT_MEMLOCK.
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return nil, fmt.Errorf("lift the limit on locked memory: %w", err)
+	}
 	kernel, err := btf.LoadKernelSpec()
 	if err != nil {
 		return nil, fmt.Errorf("read the kernel's type information: %w: the kernel must be built with CONFIG_DEBUG_INFO_BTF=y (it shows as /sys/kernel/btf/vmlinux)", err)
@@ -77,29 +82,6 @@ func load(cfg Config, objs *bpfObjects) (blind []string, err error) {
 		return nil, fmt.Errorf("load the BPF programs: %w", err)
 	}
 	return blind, nil
-}
-
-// checkPrivileges says in one sentence what is missing, before the kernel says
-// EPERM in ten places.
-func checkPrivileges() error {
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if err := unix.Capget(&header, &data[0]); err != nil {
-		return fmt.Errorf("read own capabilities: %w", err)
-	}
-	has := func(c int) bool { return data[c/32].Effective&(1<<(c%32)) != 0 }
-	for _, c := range []int{unix.CAP_BPF, unix.CAP_PERFMON, unix.CAP_SYS_ADMIN, unix.CAP_SYS_PTRACE, unix.CAP_SYSLOG, unix.CAP_DAC_READ_SEARCH} {
-		if !has(c) {
-			exe, err := os.Executable()
-			if err != nil {
-				exe = os.Args[0]
-			}
-			return fmt.Errorf("tracing needs the capabilities %s: run it with sudo, or give them to the file once with: sudo setcap %s=ep %s",
-				"CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN, CAP_SYS_PTRACE, CAP_SYSLOG and CAP_DAC_READ_SEARCH",
-				"cap_bpf,cap_perfmon,cap_sys_admin,cap_sys_ptrace,cap_syslog,cap_dac_read_search", exe)
-		}
-	}
-	return nil
 }
 
 func kernelSymbols() (map[string]symbol, error) {
@@ -132,17 +114,18 @@ func adapt(spec *ebpf.CollectionSpec, kernel *btf.Spec, symbols map[string]symbo
 		}
 	}
 	_, hasCookie := symbols[cookieHelper]
-	// A preallocated map costs its memory at once, but before 6.1 (bpf_mem_alloc) an
-	// insertion may not allocate where our programs run.
+	// Before 6.1 (bpf_mem_alloc) an insertion may not allocate where our programs run.
+	// A preallocated map costs all its memory at once, so it is smaller.
 	if !hasType(kernel, "bpf_mem_alloc") {
 		for _, m := range spec.Maps {
-			m.Flags &^= unix.BPF_F_NO_PREALLOC
+			if m.Flags&unix.BPF_F_NO_PREALLOC != 0 {
+				m.Flags &^= unix.BPF_F_NO_PREALLOC
+				m.MaxEntries /= 8
+			}
 		}
 	}
 	return errors.Join(
 		spec.Variables[bpfVarHasSocketCookie].Set(hasCookie),
-		// Without it FIN_WAIT2 > TIME_WAIT of an orphan is told at its end, see timewait.h.
-		spec.Variables[bpfVarKfreeSkbNamesReceiver].Set(hasReceiver(kernel)),
 		spec.Variables[bpfVarTwTimerHandler].Set(symbols[timewaitTimer].start),
 		spec.Variables[bpfVarReqskTimerHandler].Set(symbols[requestTimer].start),
 		spec.Variables[bpfVarLoaderPid].Set(uint32(os.Getpid())),
@@ -153,21 +136,6 @@ func adapt(spec *ebpf.CollectionSpec, kernel *btf.Spec, symbols map[string]symbo
 func hasType(kernel *btf.Spec, name string) bool {
 	_, err := kernel.AnyTypesByName(name)
 	return err == nil
-}
-
-// hasReceiver reports whether the tracepoint kfree_skb names the socket that an
-// skb was for: its fourth argument, 6.11+ (the first parameter is the context).
-func hasReceiver(kernel *btf.Spec) bool {
-	var event *btf.Typedef
-	if kernel.TypeByName("btf_trace_kfree_skb", &event) != nil {
-		return false
-	}
-	pointer, ok := event.Type.(*btf.Pointer)
-	if !ok {
-		return false
-	}
-	proto, ok := pointer.Target.(*btf.FuncProto)
-	return ok && len(proto.Params) >= 5
 }
 
 // configure sets filters and sizes.

@@ -24,6 +24,11 @@ import (
 // time of the last wakeup does not wake the reader.
 const pollInterval = 20 * time.Millisecond
 
+// idleInterval is how long an idle reader waits for a wakeup. It bounds how late an
+// event can be whose program was held up between looking at the clock and
+// submitting (a virtual CPU that was not scheduled).
+const idleInterval = time.Second
+
 // lossInterval is after how many events a busy reader asks for losses.
 const lossInterval = 1024
 
@@ -151,12 +156,12 @@ func (p *Probe) Read(ev *tcp.Event) error {
 // without a wakeup before it reports the deadline. Only when that was nothing is
 // the last wakeup so long ago that the next event will wake us.
 func (p *Probe) nextWait() {
+	wait := pollInterval
 	if p.quiet {
-		p.ring.SetDeadline(time.Time{})
-		return
+		wait = idleInterval
 	}
 	p.quiet = true
-	p.ring.SetDeadline(time.Now().Add(pollInterval))
+	p.ring.SetDeadline(time.Now().Add(wait))
 }
 
 // caughtUp prepares for a wait: events may still come without a wakeup.

@@ -1,0 +1,55 @@
+package probe
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestFindSymbols(t *testing.T) {
+	const kallsyms = `ffffffff81000000 T startup_64
+ffffffff82006870 t tw_timer_handler
+ffffffff820068a0 T inet_twsk_deschedule_put
+ffffffff82008db0 t reqsk_timer_handler.llvm.123456
+ffffffff82008db0 t an_alias
+ffffffff8200a3f0 T inet_csk_reqsk_queue_drop
+ffffffffc0000000 t tcp_abort	[some_module]
+ffffffff8200a3f0 D tcp_check_req
+`
+	wanted := map[string]bool{
+		"tw_timer_handler": true, "reqsk_timer_handler": true, "an_alias": true,
+		"tcp_abort": true, "tcp_check_req": true,
+	}
+	got, err := findSymbols(strings.NewReader(kallsyms), wanted)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]symbol{
+		"tw_timer_handler":    {0xffffffff82006870, 0xffffffff820068a0},
+		"reqsk_timer_handler": {0xffffffff82008db0, 0xffffffff8200a3f0},
+		"an_alias":            {0xffffffff82008db0, 0xffffffff8200a3f0},
+	}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(symbol{})); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+func TestFindSymbolsHidden(t *testing.T) {
+	_, err := findSymbols(strings.NewReader("0000000000000000 t tw_timer_handler\n"), map[string]bool{"tw_timer_handler": true})
+	if err == nil || !strings.Contains(err.Error(), "kptr_restrict") {
+		t.Errorf("got error %v, want one that names kptr_restrict", err)
+	}
+}
+
+func TestParseNamespaceMounts(t *testing.T) {
+	const mountinfo = `22 29 0:20 / /sys rw,nosuid shared:7 - sysfs sysfs rw
+613 29 0:4 net:[4026532210] /run/netns/blue rw shared:333 - nsfs nsfs rw
+614 29 0:4 net:[4026532300] /run/netns/my\040ns rw shared:334 - nsfs nsfs rw
+615 29 0:4 mnt:[4026532301] /run/snapd/ns/lxd.mnt rw - nsfs nsfs rw
+`
+	got := parseNamespaceMounts(strings.NewReader(mountinfo))
+	if diff := cmp.Diff([]string{"/run/netns/blue", "/run/netns/my ns"}, got); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}

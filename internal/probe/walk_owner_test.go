@@ -1,0 +1,144 @@
+package probe_test
+
+import (
+	"os"
+
+	"github.com/tcptrace/tcptrace/internal/tcp"
+)
+
+// Whose sockets they are.
+var ownerScenarios = []scenario{
+	{name: "child closes last after fork", run: forkedOwner},
+	{name: "SCM_RIGHTS", run: passedOn},
+	{name: "pre-fork server", run: preFork},
+	{name: "busy stranger on the same CPU", run: busyStranger},
+	{name: "thread of another name", run: namedThread},
+	{name: "kill -9", run: killed},
+	{name: "destroyed by a stranger", run: strangerDestroys},
+}
+
+// The parent's close ends nothing; the child's does.
+func forkedOwner(n *netns) {
+	_, c, s := n.established(web)
+	child := n.agent("child", c)
+	n.step("parent", c.close)
+	n.rest()
+	n.step("child", func() { child.do("close 4") }, s.in(tcp.CloseWait), c.in(tcp.FinWait2))
+	c.wants(`
+child  ESTABLISHED>FIN_WAIT1   local_close  by=close:child
+child  FIN_WAIT1>FIN_WAIT2     fin_acked`)
+	s.wants(`
+child  ESTABLISHED>CLOSE_WAIT  fin_received`)
+}
+
+// The worker reads from the connection that it was handed, and so owns it.
+func passedOn(n *netns) {
+	_, c, s := n.established(web)
+	worker := n.agent("worker", c)
+	fd := worker.do("take", s)
+	n.step("pass", s.close)
+	c.write("request")
+	n.step("read", func() { worker.do("read " + fd) })
+	n.step("close", func() { c.close(); worker.do("close 4") }, s.in(tcp.CloseWait), c.in(tcp.FinWait2))
+	n.rest()
+	n.step("answer", func() { worker.do("close " + fd) }, c.in(tcp.TimeWait), s.in(tcp.Close))
+	c.wants(`
+close   ESTABLISHED>FIN_WAIT1   local_close   by=close:worker
+close   FIN_WAIT1>FIN_WAIT2     fin_acked
+answer  FIN_WAIT2>TIME_WAIT     fin_received`)
+	s.wants(`
+close   ESTABLISHED>CLOSE_WAIT  fin_received  by=use:worker
+answer  CLOSE_WAIT>LAST_ACK     local_close
+answer  LAST_ACK>CLOSE          fin_acked`)
+}
+
+// Two workers share the master's listener: the one that accepted is the owner.
+func preFork(n *netns) {
+	l := n.listener(web)
+	n.agent("worker1", l)
+	worker := n.agent("worker2", l)
+	c := n.client(l.local)
+	s := n.queued(c, l.local)
+	s.accepted = true
+	c.write("request")
+	fd := worker.do("accept 4")
+	n.step("read", func() { worker.do("read " + fd) })
+	n.rest()
+	n.step("close", func() { worker.do("close " + fd) }, c.in(tcp.CloseWait), s.in(tcp.FinWait2))
+	s.wants(`
+close  ESTABLISHED>FIN_WAIT1   local_close  by=use:worker2
+close  FIN_WAIT1>FIN_WAIT2     fin_acked`)
+	c.wants(`
+close  ESTABLISHED>CLOSE_WAIT  fin_received`)
+}
+
+// Softirqs and timers interrupt the stranger, who must never become an owner.
+func busyStranger(n *netns) {
+	n.sysctl("ipv4/tcp_fin_timeout", "1")
+	const cpu = 0
+	pin(cpu)
+	n.agent("stranger").do("spin 0")
+	l := n.listener(web)
+	server := n.agent("server", l)
+	c := n.client(l.local)
+	s := n.queued(c, l.local)
+	s.accepted = true
+	fd := server.do("accept 4")
+	n.step("close", c.close, s.in(tcp.CloseWait), c.in(tcp.FinWait2))
+	n.watch("timeout", c, tcp.Close)
+	n.step("late", func() { server.do("close " + fd) }, s.in(tcp.Close))
+	c.wants(`
+close    ESTABLISHED>FIN_WAIT1   local_close
+close    FIN_WAIT1>FIN_WAIT2     fin_acked
+timeout  FIN_WAIT2>CLOSE         timeout`)
+	s.wants(`
+close    ESTABLISHED>CLOSE_WAIT  fin_received
+late     CLOSE_WAIT>LAST_ACK     local_close   by=close:server
+late     LAST_ACK>CLOSE          rst_received  errno=ECONNRESET`)
+}
+
+// The name is the process's, whatever its threads call themselves.
+func namedThread(n *netns) {
+	check(os.WriteFile("/proc/thread-self/comm", []byte("other-name"), 0), "name the thread")
+	_, c, s := n.established(web)
+	both(n, c, s)
+}
+
+// The kernel closes what a killed process held, in that process's name.
+func killed(n *netns) {
+	l := n.listener(web)
+	victim := n.agent("victim")
+	c := victim.client(n, l.local)
+	s := n.served(c)
+	s.accept(l)
+	n.rest()
+	n.step("kill", victim.kill, s.in(tcp.CloseWait), c.in(tcp.FinWait2))
+	n.rest()
+	n.step("answer", s.close, c.in(tcp.TimeWait), s.in(tcp.Close))
+	c.wants(`
+kill     ESTABLISHED>FIN_WAIT1   local_close
+kill     FIN_WAIT1>FIN_WAIT2     fin_acked
+answer   FIN_WAIT2>TIME_WAIT     fin_received`)
+	s.wants(`
+connect  LISTEN>SYN_RECV         syn_received
+connect  SYN_RECV>ESTABLISHED    handshake_done
+kill     ESTABLISHED>CLOSE_WAIT  fin_received
+answer   CLOSE_WAIT>LAST_ACK     local_close     by=close
+answer   LAST_ACK>CLOSE          fin_acked`)
+}
+
+// Who destroys a socket does not own it.
+func strangerDestroys(n *netns) {
+	l := n.listener(web)
+	victim := n.agent("victim")
+	c := victim.client(n, l.local)
+	s := n.served(c)
+	s.accept(l)
+	n.rest()
+	n.step("destroy", func() { n.destroy(c) }, s.in(tcp.Close), c.in(tcp.Close))
+	c.wants(`destroy  ESTABLISHED>CLOSE  aborted  errno=ECONNABORTED`)
+	s.wants(`
+connect  LISTEN>SYN_RECV       syn_received
+connect  SYN_RECV>ESTABLISHED  handshake_done
+destroy  ESTABLISHED>CLOSE     rst_received  errno=ECONNRESET`)
+}

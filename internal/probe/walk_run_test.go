@@ -1,0 +1,262 @@
+package probe_test
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tcptrace/tcptrace/internal/probe"
+	"github.com/tcptrace/tcptrace/internal/tcp"
+)
+
+// The walk takes real sockets along every edge of the TCP state diagram, each
+// scenario in a network namespace of its own, and holds what the probe reports
+// against what the scenario itself did and timed.
+//
+// It runs no other program than itself, so the same binary (go test -c) walks
+// any kernel from an initramfs that holds nothing else.
+
+// scenario is one path through the diagram.
+type scenario struct {
+	name string
+	slow bool // waits seconds for the kernel's timers: runs beside the others
+	dies bool // ends with the exit of its namespace, as the step "exit"
+	run  func(*netns)
+}
+
+// patience bounds every wait for what must happen at once. It is long because
+// an emulated kernel is slow, and costs nothing while all is well.
+const patience = 10 * time.Second
+
+func TestMain(m *testing.M) {
+	if name := os.Getenv(agentEnv); name != "" {
+		agentMain(name)
+		return
+	}
+	os.Exit(m.Run())
+}
+
+func TestWalk(t *testing.T) {
+	needRoot(t)
+	w, err := openWalk(probe.Config{
+		RingBytes:    32 << 20, // room for what else runs on the machine
+		OwnerRefresh: -1,       // so that owners depend on the events alone
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	scenarios := allScenarios()
+	slow := map[string]<-chan error{}
+	for _, s := range scenarios {
+		if s.slow {
+			slow[s.name] = w.start(s)
+		}
+	}
+	for _, s := range scenarios {
+		if !s.slow {
+			t.Run(s.name, func(t *testing.T) { report(t, <-w.start(s)) })
+		}
+	}
+	for _, s := range scenarios {
+		if s.slow {
+			t.Run(s.name, func(t *testing.T) { report(t, <-slow[s.name]) })
+		}
+	}
+	account, err := w.close()
+	if err != nil {
+		t.Error(err)
+	}
+	// Others may use the machine meanwhile. What is lost of the scenarios' own
+	// events is missing in their tables.
+	t.Logf("%+v", account)
+}
+
+func allScenarios() []scenario {
+	var all []scenario
+	for _, part := range [][]scenario{openScenarios, closeScenarios, timeWaitScenarios, ownerScenarios, seedScenarios} {
+		all = append(all, part...)
+	}
+	return all
+}
+
+// needRoot keeps a run that cannot trace from looking like one that passed.
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Getenv("TCPTRACE_TEST_KERNEL") == "0" {
+		t.Skip("TCPTRACE_TEST_KERNEL=0: the walk over the state diagram was not asked for")
+	}
+	if os.Geteuid() != 0 {
+		t.Fatal("the walk over the state diagram loads programs into the kernel: run it as root, or set TCPTRACE_TEST_KERNEL=0 to leave it out")
+	}
+}
+
+func report(t *testing.T, err error) {
+	t.Helper()
+	if missing, ok := errors.AsType[notHere](err); ok {
+		t.Skip(missing)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// walk is one running probe and what it reported so far, by network namespace.
+type walk struct {
+	probe  *probe.Probe
+	opened span // attached and seeded
+
+	mu     sync.Mutex
+	seeded []tcp.Event
+	events map[uint32][]tcp.Event // of the namespaces that scenarios run in
+	err    error                  // why the stream is not whole, or why it ended
+	ended  chan struct{}
+
+	held []*os.File // namespaces, whose inode numbers would be reused
+}
+
+func openWalk(config probe.Config) (*walk, error) {
+	w := &walk{events: map[uint32][]tcp.Event{config.NetNS: nil}, ended: make(chan struct{})}
+	w.opened.from = bootNS()
+	p, err := probe.Open(config)
+	if err != nil {
+		return nil, fmt.Errorf("open the probe: %w", err)
+	}
+	w.probe = p
+	err = p.Seed(func(e *tcp.Event) error {
+		w.seeded = append(w.seeded, *e)
+		return nil
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("seed the probe: %w", err), p.Close())
+	}
+	w.opened.to = bootNS()
+	go w.collect()
+	return w, nil
+}
+
+func (w *walk) collect() {
+	defer close(w.ended)
+	var e tcp.Event
+	for {
+		err := w.probe.Read(&e)
+		w.mu.Lock()
+		switch {
+		case errors.Is(err, io.EOF):
+		case err != nil:
+			w.err = fmt.Errorf("read an event: %w", err)
+		case e.Kind == tcp.Lost:
+		case e.Kind != tcp.Transition:
+			w.err = fmt.Errorf("event of kind %d in the live stream", e.Kind)
+		default:
+			if events, ours := w.events[e.NetNS]; ours {
+				w.events[e.NetNS] = append(events, e)
+			}
+		}
+		w.mu.Unlock()
+		if err != nil {
+			return
+		}
+	}
+}
+
+func (w *walk) close() (probe.Account, error) {
+	w.probe.Stop()
+	<-w.ended
+	for _, f := range w.held {
+		f.Close()
+	}
+	return w.probe.Account(), errors.Join(w.err, w.probe.Close())
+}
+
+// start runs s on a thread of its own, which is thrown away with the namespace
+// it moved to.
+func (w *walk) start(s scenario) <-chan error {
+	done := make(chan error, 1)
+	go func() {
+		var n *netns
+		err := onOwnThread(func() {
+			n = w.newNetns(s.dies)
+			defer n.leave()
+			s.run(n)
+			if !s.dies {
+				n.markEnd()
+			}
+		})
+		if err == nil {
+			err = n.verify()
+		}
+		done <- err
+	}()
+	return done
+}
+
+// failure and notHere end a scenario: it went wrong, or this kernel cannot do
+// it. They travel as panics because a scenario must not call t.Fatal from a
+// thread that is not the test's.
+type (
+	failure struct{ error }
+	notHere string
+)
+
+func (n notHere) Error() string { return string(n) }
+
+func fail(format string, args ...any) { panic(failure{fmt.Errorf(format, args...)}) }
+
+func check(err error, what string) {
+	if err != nil {
+		fail("%s: %w", what, err)
+	}
+}
+
+func must[T any](v T, err error) T {
+	check(err, "set up")
+	return v
+}
+
+// onOwnThread runs f on a thread that ends with it, and never on the main
+// thread: that one's namespace and name are the process's in /proc/PID.
+func onOwnThread(f func()) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() == os.Getpid() {
+			done <- onOwnThread(f)
+			runtime.UnlockOSThread()
+			return
+		}
+		defer func() {
+			switch cause := recover().(type) {
+			case nil:
+				done <- nil
+			case failure:
+				done <- cause
+			case notHere:
+				done <- cause
+			default:
+				panic(cause)
+			}
+		}()
+		f()
+	}()
+	return <-done
+}
+
+// eventually polls until ok. The pauses grow with the time waited for, so that
+// what is timed by it is known to half a percent.
+func eventually(within time.Duration, what string, ok func() bool) {
+	began := time.Now()
+	for !ok() {
+		waited := time.Since(began)
+		if waited > within {
+			fail("gave up after %v: %s", within, what)
+		}
+		time.Sleep(max(200*time.Microsecond, waited/200))
+	}
+}

@@ -1,0 +1,149 @@
+package probe_test
+
+import (
+	"slices"
+	"time"
+
+	"github.com/tcptrace/tcptrace/internal/probe"
+	"github.com/tcptrace/tcptrace/internal/tcp"
+)
+
+// Sockets that are older than the trace.
+var seedScenarios = []scenario{
+	{name: "older than the trace", run: older},
+	{name: "another's, older than the trace", run: olderElsewhere},
+	{name: "CLOSE_WAIT older than the trace", run: olderLeak},
+	{name: "TIME_WAIT and half-open older than the trace", run: olderMini},
+}
+
+// trace begins a second trace. The scenario is held against this one: the lines
+// written so far are not wanted of it.
+func (n *netns) trace() {
+	w, err := openWalk(probe.Config{NetNS: n.inode, OwnerRefresh: -1})
+	check(err, "begin a second trace")
+	n.undo = append(n.undo, func() {
+		_, err := w.close()
+		check(err, "end the second trace")
+	})
+	n.walk = w
+	for _, s := range n.socks {
+		s.want = nil
+	}
+}
+
+// isSeeded holds the row of s in the second trace's snapshot, and in the one-shot
+// table, against what the test knows.
+func (s *sock) isSeeded(state tcp.State, role tcp.Role, source tcp.OwnerSource) (row tcp.Event) {
+	s.learnCookie()
+	s.role = role
+	var table []tcp.Event
+	err := probe.Sockets(probe.Config{NetNS: s.n.inode}, func(e *tcp.Event) error {
+		table = append(table, *e)
+		return nil
+	})
+	check(err, "list the sockets")
+	s.row("listed", table, state, source)
+	return s.row("seeded", s.n.walk.seeded, state, source)
+}
+
+func (s *sock) row(how string, rows []tcp.Event, state tcp.State, source tcp.OwnerSource) tcp.Event {
+	rows = slices.DeleteFunc(slices.Clone(rows), func(e tcp.Event) bool { return !s.hasEnds(&e) })
+	if len(rows) != 1 {
+		fail("%s %v > %v is %s in %d rows, want 1", s.name, s.local, s.remote, how, len(rows))
+	}
+	e := rows[0]
+	if e.Kind != tcp.Socket || e.Old != 0 || e.New != state || e.Role != s.role {
+		fail("%s is %s as kind %d, %v>%v, role %s; want %v, role %s", s.name, how, e.Kind, e.Old, e.New, e.Role, state, s.role)
+	}
+	if s.cookie != 0 && e.Cookie != 0 && e.Cookie != s.cookie {
+		fail("%s is %s with cookie %x, want %x", s.name, how, e.Cookie, s.cookie)
+	}
+	who, fd := s.n.procs[s.holder], tcp.NoFD
+	if source == tcp.FromSnapshot { // found by its descriptor
+		fd = int32(max(s.fd, s.holderFD))
+	}
+	if e.OwnerSource != source || e.FD != fd || source != "" && (owner{e.PID, e.Comm}) != who {
+		fail("%s is %s as of %+v by %q with fd %d, want %+v by %q with fd %d", s.name, how,
+			owner{e.PID, e.Comm}, e.OwnerSource, e.FD, who, source, fd)
+	}
+	return e
+}
+
+func older(n *netns) {
+	l, c, s := n.established(web)
+	n.trace()
+	l.isSeeded(tcp.Listen, tcp.Listener, tcp.FromSnapshot)
+	c.isSeeded(tcp.Established, tcp.Client, tcp.FromSnapshot)
+	s.isSeeded(tcp.Established, tcp.Server, tcp.FromSnapshot)
+	n.rest()
+	n.step("close", c.close, s.in(tcp.CloseWait), c.in(tcp.FinWait2))
+	n.rest()
+	n.step("answer", s.close, c.in(tcp.TimeWait), s.in(tcp.Close))
+	n.step("end", l.close)
+	c.wants(`
+close   ESTABLISHED>FIN_WAIT1   local_close   by=snapshot since=connect
+close   FIN_WAIT1>FIN_WAIT2     fin_acked
+answer  FIN_WAIT2>TIME_WAIT     fin_received`)
+	s.wants(`
+close   ESTABLISHED>CLOSE_WAIT  fin_received  by=snapshot since=connect
+answer  CLOSE_WAIT>LAST_ACK     local_close
+answer  LAST_ACK>CLOSE          fin_acked`)
+	l.wants(`
+end     LISTEN>CLOSE            local_close   by=snapshot since=listen`)
+}
+
+// olderElsewhere: as older, with an owner that never runs while it is traced.
+func olderElsewhere(n *netns) {
+	l := n.listener(web)
+	victim := n.agent("victim")
+	c := victim.client(n, l.local)
+	s := n.served(c)
+	s.accept(l)
+	n.trace()
+	c.isSeeded(tcp.Established, tcp.Client, tcp.FromSnapshot)
+	n.step("close", s.close, c.in(tcp.CloseWait), s.in(tcp.FinWait2))
+	n.rest()
+	n.step("kill", victim.kill, c.in(tcp.Close), s.in(tcp.TimeWait))
+	c.wants(`
+close  ESTABLISHED>CLOSE_WAIT  fin_received  by=snapshot:victim since=connect
+kill   CLOSE_WAIT>LAST_ACK     local_close
+kill   LAST_ACK>CLOSE          fin_acked`)
+	s.wants(`
+close  ESTABLISHED>FIN_WAIT1   local_close   by=snapshot since=connect
+close  FIN_WAIT1>FIN_WAIT2     fin_acked
+kill   FIN_WAIT2>TIME_WAIT     fin_received`)
+}
+
+// olderLeak: the age of a CLOSE_WAIT is known from the kernel's own clock, to
+// a tick of it.
+func olderLeak(n *netns) {
+	_, c, s := n.established(web)
+	n.step("left", c.close, s.in(tcp.CloseWait), c.in(tcp.FinWait2))
+	time.Sleep(300 * time.Millisecond)
+	n.trace()
+	row := s.isSeeded(tcp.CloseWait, tcp.Server, tcp.FromSnapshot)
+	c.isSeeded(tcp.FinWait2, "", "")
+	left := n.steps["left"]
+	if low, high := row.BootNS-left.to, row.BootNS-left.from; row.Duration+2*tick < low || row.Duration > high+2*tick {
+		fail("CLOSE_WAIT is seeded with an age of %v, want %v to %v",
+			time.Duration(row.Duration), time.Duration(low), time.Duration(high))
+	}
+	n.step("abort", s.abort, s.in(tcp.Close), c.in(tcp.Close))
+	s.wants(`abort  CLOSE_WAIT>CLOSE  aborted       by=snapshot since=left`)
+	c.wants(`abort  FIN_WAIT2>CLOSE   rst_received  by=         since=left`)
+	n.steps["left"] = span{left.from - 2*tick, left.to}
+}
+
+// olderMini: nobody holds what has no descriptor.
+func olderMini(n *netns) {
+	p := n.peer()
+	waiting := inTimeWait(n, p)
+	p.seq += 100
+	half := halfOpen(n, n.listener(hostWeb), p)
+	n.rest()
+	n.trace()
+	waiting.isSeeded(tcp.TimeWait, "", "")
+	half.isSeeded(tcp.SynRecv, tcp.Server, tcp.FromInherited)
+	n.step("reset", func() { p.send(flagRST) }, half.in(tcp.Close))
+	half.wants(`reset  SYN_RECV>CLOSE  rst_received  by=inherited since=syn age=exact`)
+}
