@@ -9,14 +9,15 @@ PREFIX    ?= /usr/local
 FUZZTIME  ?= 10s
 BENCHTIME ?= 1s
 ARGS      ?=
+KERNEL    ?=
 
 # Tracing needs root; whoever is root already needs no sudo.
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 C_FILES   = vmlinux.h $(wildcard bpf/*.[ch]) internal/rig/churn/churn.c
-GENERATED = internal/probe/bpf_bpfel.go internal/probe/bpf_bpfel.o
+GENERATED = $(foreach object,bpf trampoline,internal/probe/$(object)_bpfel.go internal/probe/$(object)_bpfel.o)
 
-.PHONY: help build run test generate check-generated lint fmt fuzz bench install clean deps rig
+.PHONY: help build run test test-kernels generate check-generated lint fmt fuzz bench install clean deps rig
 
 help: ## this menu
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -31,6 +32,10 @@ run: build ## build and stream every TCP state change; ARGS="-j -4" for flags
 # the test cache cannot see that the kernel or a binary in bin/ changed.
 test: deps lint check-generated build rig ## everything: lint, generated files, unit, kernel and oracle tests
 	$(GO) test -p 1 -count=1 -timeout 30m $(if $(SUDO),-exec $(SUDO)) ./...
+
+# Emulated, so it needs neither root nor KVM; see internal/kernels.
+test-kernels: deps ## the kernel tests on Debian's 5.10, 6.1, 6.12 and 7.x; KERNEL=6.1 for one
+	$(GO) run ./internal/kernels -kernel "$(KERNEL)"
 
 generate: ## compile bpf/ into internal/probe; needs clang 14, as in Debian 12
 	@major=$$($(BPF_CLANG) --version | sed -n 's/.*version \([0-9]*\).*/\1/p;q') || true; \

@@ -34,6 +34,7 @@ typedef _Bool bool;
 enum bpf_map_type {
 	BPF_MAP_TYPE_HASH = 1,
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+	BPF_MAP_TYPE_STACK_TRACE = 7,
 	BPF_MAP_TYPE_RINGBUF = 27,
 };
 
@@ -46,6 +47,7 @@ enum {
 	BPF_F_NO_PREALLOC = 1,
 	BPF_RB_NO_WAKEUP = 1,
 	BPF_RB_FORCE_WAKEUP = 2,
+	BPF_F_USER_STACK = 256,
 };
 
 /* Used only to ask whether this kernel has a helper (CO-RE enum existence). */
@@ -151,11 +153,17 @@ struct task_struct {
 	unsigned int flags;
 	int tgid;
 	struct task_struct *group_leader;
+	struct files_struct *files;
 	char comm[16];
+};
+
+struct super_block {
+	unsigned long s_magic;
 };
 
 struct inode {
 	unsigned short i_mode;
+	struct super_block *i_sb;
 };
 
 struct file {
@@ -166,6 +174,15 @@ struct file {
 
 struct file___f_count {
 	atomic_long_t f_count; /* before 6.13 */
+};
+
+struct fdtable {
+	unsigned int max_fds;
+	struct file **fd;
+};
+
+struct files_struct {
+	struct fdtable *fdt;
 };
 
 struct socket {
@@ -285,6 +302,11 @@ struct sk_buff {
 };
 
 struct seq_file;
+
+/* What the tracepoints syscalls:sys_exit_* hand over. */
+struct trace_event_raw_sys_exit {
+	long ret;
+};
 
 struct bpf_iter_meta {
 	struct seq_file *seq;

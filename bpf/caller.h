@@ -22,7 +22,7 @@ enum caller {
 };
 
 #define MAX_CALLERS 16
-#define MAX_FRAMES 16
+#define MAX_FRAMES 10
 
 /* Where these functions lie; the loader fills it in from kallsyms. */
 struct text_range {
@@ -56,6 +56,12 @@ static __always_inline u64 caller_of(u64 ip)
 		caller += inside * callers[i].caller;
 	}
 	return caller;
+}
+
+/* knows_callers: false where the kernel hides the addresses of its functions. */
+static __always_inline bool knows_callers(void)
+{
+	return callers[0].end != 0;
 }
 
 /* who_called names the innermost function on the stack that we know. */

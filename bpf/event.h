@@ -97,6 +97,7 @@ struct event {
 	__u32 srtt_us;
 	__u32 rx_queue;
 	__u32 tx_queue;
+	__u32 stack; /* id in the map stacks plus one, of the code that opened it; 0: none */
 	__u16 error; /* errno of the socket */
 	enum kind kind;
 	__u8 old_state;
@@ -106,10 +107,10 @@ struct event {
 	enum role role;
 	enum owner_source owner_source;
 	enum event_flags flags;
-	__u8 unused[2];
+	__u8 unused[6];
 	__u8 comm[16]; /* of the owner's thread group leader */
 };
 
-_Static_assert(sizeof(struct event) == 152, "struct event is a contract: no hole, no growth by accident");
+_Static_assert(sizeof(struct event) == 160, "struct event is a contract: no hole, no growth by accident");
 
 #endif

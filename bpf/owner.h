@@ -14,8 +14,6 @@
 
 static __always_inline struct task_struct *current_task(void)
 {
-	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf))
-		return bpf_get_current_task_btf(); /* 5.11+ */
 	return (struct task_struct *)bpf_get_current_task();
 }
 
@@ -27,23 +25,40 @@ static __always_inline void read_comm(char *comm, struct task_struct *task)
 	bpf_core_read(comm, sizeof(leader->comm), &leader->comm);
 }
 
-/*
- * own makes current the owner. A kernel thread never is: it only finishes what
- * a process began (delayed fput, the MPTCP worker).
- */
+static __always_inline void read_own_comm(char *comm)
+{
+	/* 5.11+: a typed pointer, so one probe read and not three. */
+	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf)) {
+		struct task_struct *leader = bpf_get_current_task_btf()->group_leader;
+
+		bpf_core_read(comm, sizeof(leader->comm), &leader->comm);
+	} else {
+		read_comm(comm, current_task());
+	}
+}
+
+/* A kernel thread is no owner: it only finishes what a process began (delayed fput,
+ * the MPTCP worker). */
+static __always_inline bool in_kernel_thread(void)
+{
+	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf))
+		return bpf_get_current_task_btf()->flags & PF_KTHREAD;
+	return BPF_CORE_READ(current_task(), flags) & PF_KTHREAD;
+}
+
+/* own makes current the owner. */
 static __always_inline void own(struct owner *o, u8 source)
 {
-	struct task_struct *task = current_task();
 	u32 pid = bpf_get_current_pid_tgid() >> 32;
 
-	if (BPF_CORE_READ(task, flags) & PF_KTHREAD)
+	if (in_kernel_thread())
 		return;
 	if (o->pid != pid || o->source == OWNER_NONE || o->source == OWNER_INHERITED) {
 		o->pid = pid;
 		o->source = source;
 		o->fd = -1;
 	}
-	read_comm(o->comm, task);
+	read_own_comm(o->comm);
 }
 
 static __always_inline void inherit(struct owner *o, const struct life *listener)
@@ -62,7 +77,7 @@ static __always_inline u64 cgroup_id(const struct sock *sk)
 	struct cgroup *cgroup;
 
 	if (bpf_core_field_exists(data->cgroup)) {
-		cgroup = BPF_CORE_READ(data, cgroup);
+		return sk->sk_cgrp_data.cgroup->kn->id;
 	} else {
 		const struct sock_cgroup_data___val *old = (const void *)data;
 		u64 val = BPF_CORE_READ(old, val);
@@ -70,8 +85,8 @@ static __always_inline u64 cgroup_id(const struct sock *sk)
 		if (val & 1) /* the union holds a classid */
 			return 0;
 		cgroup = (struct cgroup *)(val & ~3ULL);
+		return cgroup ? BPF_CORE_READ(cgroup, kn, id) : 0;
 	}
-	return cgroup ? BPF_CORE_READ(cgroup, kn, id) : 0;
 }
 
 /*
@@ -88,6 +103,68 @@ static __always_inline void first_use(struct sock *sk)
 	if (l->owner.pid != bpf_get_current_pid_tgid() >> 32 ||
 	    l->owner.source == OWNER_INHERITED)
 		own(&l->owner, OWNER_USE);
+}
+
+#define S_IFMT 0170000
+#define S_IFSOCK 0140000
+
+/* tcp_sock_of finds the TCP socket of a file; of an MPTCP socket the first subflow. */
+static __always_inline struct sock *tcp_sock_of(struct file *file)
+{
+	struct socket *sock;
+	struct sock *sk;
+	u16 protocol, family;
+
+	if ((BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) != S_IFSOCK)
+		return NULL;
+	sock = BPF_CORE_READ(file, private_data);
+	sk = BPF_CORE_READ(sock, sk);
+	family = BPF_CORE_READ(sk, __sk_common.skc_family);
+	if (family != AF_INET && family != AF_INET6)
+		return NULL;
+	protocol = BPF_CORE_READ(sk, sk_protocol);
+	if (protocol == IPPROTO_MPTCP && bpf_core_type_exists(struct mptcp_sock))
+		return BPF_CORE_READ((struct mptcp_sock *)sk, first);
+	return protocol == IPPROTO_TCP && BPF_CORE_READ(sk, sk_type) == SOCK_STREAM ? sk : NULL;
+}
+
+/* take_stack remembers which code opens the socket. */
+static __always_inline void take_stack(void *ctx, struct life *l)
+{
+	long id;
+
+	if (!take_stacks)
+		return;
+	id = bpf_get_stackid(ctx, &stacks, BPF_F_USER_STACK);
+	if (id >= 0)
+		l->stack = id + 1;
+}
+
+/*
+ * accepted runs as accept() returns a descriptor to its process: its owner, its fd
+ * and the code that called. Only attached for stacks, as a tracepoint of one system
+ * call costs every system call of the host some 80 ns.
+ */
+static __always_inline void accepted(void *ctx, long fd)
+{
+	struct fdtable *table = BPF_CORE_READ(current_task(), files, fdt);
+	struct file **slots, *file = NULL;
+	struct life *l;
+	u64 key;
+
+	if (fd < 0 || fd >= BPF_CORE_READ(table, max_fds))
+		return;
+	slots = BPF_CORE_READ(table, fd);
+	bpf_probe_read_kernel(&file, sizeof(file), slots + fd);
+	if (!file)
+		return;
+	key = (u64)tcp_sock_of(file);
+	l = bpf_map_lookup_elem(&socks, &key);
+	if (!l)
+		return;
+	own(&l->owner, OWNER_ACCEPT);
+	l->owner.fd = fd;
+	take_stack(ctx, l);
 }
 
 #endif

@@ -72,7 +72,7 @@ static __always_inline u8 error_reason(void *ctx, const struct sock *sk, u8 old)
 		/* Data after close() goes through tcp_reset too, but not because of an RST. */
 		if ((old == TCP_FIN_WAIT1 || old == TCP_FIN_WAIT2) &&
 		    sk->sk_shutdown & RCV_SHUTDOWN && who_called(ctx) != CALLER_VALIDATE)
-			return REASON_RST_SENT;
+			return knows_callers() ? REASON_RST_SENT : REASON_NONE;
 		return REASON_RST_RECEIVED;
 	case ECONNREFUSED:
 		return REASON_RST_RECEIVED;
@@ -101,11 +101,13 @@ static __always_inline u8 close_reason(void *ctx, const struct sock *sk,
 	case TCP_LAST_ACK:
 		return REASON_FIN_ACKED;
 	case TCP_CLOSING:
-		return REASON_TIMEWAIT_OVERFLOW;
+		return tw_timer_handler ? REASON_TIMEWAIT_OVERFLOW : REASON_FIN_ACKED;
 	case TCP_FIN_WAIT1:
 	case TCP_FIN_WAIT2:          /* without a mini-socket, see socket.h */
 		if (tp->linger2 < 0) /* TCP_LINGER2: do not linger */
 			return REASON_ABORTED;
+		if (!tw_timer_handler) /* there may be one that we cannot see */
+			return sock_flag(sk, SOCK_DONE) ? REASON_FIN_RECEIVED : REASON_NONE;
 		/* SOCK_DONE: tcp_fin was here, so only the mini-socket failed */
 		return sock_flag(sk, SOCK_DONE) || timewait_full(sk) ? REASON_TIMEWAIT_OVERFLOW : REASON_RST_SENT;
 	default:

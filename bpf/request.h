@@ -65,6 +65,7 @@ static __always_inline void request_armed(struct timer_list *timer)
 	struct request_sock *req = request_of(timer);
 	struct moment *moment = this_moment();
 	u64 key = (u64)req, now;
+	struct sock_head head;
 	struct request r;
 	struct conn c;
 
@@ -72,7 +73,7 @@ static __always_inline void request_armed(struct timer_list *timer)
 		moment->expiring = 0;
 	if (bpf_map_lookup_elem(&requests, &key))
 		return;
-	probe_conn(&c, &req->__req_common);
+	probe_conn(&c, req, &head);
 	if (!selected(&c))
 		return;
 	now = bpf_ktime_get_boot_ns();
@@ -93,13 +94,12 @@ static __always_inline bool request_completed(const struct request *r)
 {
 	struct moment *moment = this_moment();
 	struct life *l;
-	struct sock *child;
+	struct sock_head head;
 	struct conn c;
 
 	if (!moment || !moment->child)
 		return false;
-	child = (struct sock *)moment->child;
-	probe_conn(&c, &child->__sk_common);
+	probe_conn(&c, (void *)moment->child, &head);
 	if (conn_key(&c) != conn_key(&r->event.conn))
 		return false;
 	l = bpf_map_lookup_elem(&socks, &moment->child);

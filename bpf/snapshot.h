@@ -12,14 +12,19 @@
 #include "request.h"
 #include "socket.h"
 
-#define S_IFMT 0170000
-#define S_IFSOCK 0140000
+#define NSFS_MAGIC 0x6e736673
 
 enum pass_mode {
 	PASS_SEED,    /* begin to know the sockets that processes hold */
 	PASS_MARK,    /* find the holder of inherited sockets, mark owners seen */
 	PASS_REPLACE, /* owners not seen by PASS_MARK gave the socket away */
 };
+
+/*
+ * The states of which rows are wanted again, one bit each, once the first rows are
+ * out; 0: these are the first, and only what no event has told of makes a row.
+ */
+u32 row_states;
 
 u32 pass;
 enum pass_mode pass_mode;
@@ -55,8 +60,6 @@ static __always_inline void seed_from_file(struct sock *sk, struct task_struct *
 
 	l.since = bpf_ktime_get_boot_ns();
 	l.sk = key;
-	l.cgroup = cgroup_id(sk);
-	l.uid = BPF_CORE_READ(sk, sk_uid.val);
 	l.state = BPF_CORE_READ(sk, __sk_common.skc_state);
 	l.kind = DURATION_AT_LEAST;
 	l.flags = LIFE_ROW_DUE;
@@ -66,24 +69,15 @@ static __always_inline void seed_from_file(struct sock *sk, struct task_struct *
 	bpf_map_update_elem(&socks, &key, &l, BPF_NOEXIST);
 }
 
-/* tcp_sock_of finds the TCP socket of a file; of an MPTCP socket the first subflow. */
-static __always_inline struct sock *tcp_sock_of(struct file *file)
+/*
+ * An open file may be all that keeps a network namespace alive: netns.go looks at
+ * it. It goes out as one number, pid above fd.
+ */
+static __always_inline void write_namespace(struct seq_file *seq, u32 pid, u32 fd)
 {
-	struct socket *sock;
-	struct sock *sk;
-	u16 protocol, family;
+	u64 name = (u64)pid << 32 | fd;
 
-	if ((BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) != S_IFSOCK)
-		return NULL;
-	sock = BPF_CORE_READ(file, private_data);
-	sk = BPF_CORE_READ(sock, sk);
-	family = BPF_CORE_READ(sk, __sk_common.skc_family);
-	if (family != AF_INET && family != AF_INET6)
-		return NULL;
-	protocol = BPF_CORE_READ(sk, sk_protocol);
-	if (protocol == IPPROTO_MPTCP && bpf_core_type_exists(struct mptcp_sock))
-		return BPF_CORE_READ((struct mptcp_sock *)sk, first);
-	return protocol == IPPROTO_TCP && BPF_CORE_READ(sk, sk_type) == SOCK_STREAM ? sk : NULL;
+	bpf_seq_write(seq, &name, sizeof(name));
 }
 
 static __always_inline int file_seen(struct bpf_iter__task_file *ctx)
@@ -97,6 +91,8 @@ static __always_inline int file_seen(struct bpf_iter__task_file *ctx)
 
 	if (!task || !file)
 		return 0;
+	if (BPF_CORE_READ(file, f_inode, i_sb, s_magic) == NSFS_MAGIC)
+		write_namespace(ctx->meta->seq, task->tgid, ctx->fd);
 	sk = tcp_sock_of(file);
 	if (!sk)
 		return 0;
@@ -118,10 +114,10 @@ static __always_inline u64 ticks_to_ns(u64 ticks)
 	return ticks * (NSEC_PER_SEC / (hz ?: 1));
 }
 
-static __always_inline void write_row(struct seq_file *seq, u64 now, const struct conn *c,
-				      const struct life *l, u8 kind,
-				      const struct tcp_sock *tp)
+static __noinline int write_row(struct seq_file *seq, const struct conn *c, const struct life *l, u8 kind,
+				const struct tcp_sock *tp)
 {
+	u64 now = bpf_ktime_get_boot_ns();
 	struct event e = {};
 
 	e.time = now;
@@ -150,6 +146,7 @@ static __always_inline void write_row(struct seq_file *seq, u64 now, const struc
 		}
 	}
 	bpf_seq_write(seq, &e, sizeof(e));
+	return 0;
 }
 
 /*
@@ -188,7 +185,7 @@ static __noinline int fill_row(struct seq_file *seq, struct tcp_sock *tp, struct
 	}
 	if (l->state == TCP_LISTEN)
 		remember_listener(sk, c, TCP_LISTEN);
-	write_row(seq, now, c, l, kind, tp);
+	write_row(seq, c, l, kind, tp);
 	return 0;
 }
 
@@ -207,6 +204,8 @@ static __always_inline void socket_row(struct seq_file *seq, struct tcp_sock *tp
 	if (l) {
 		if (l->flags & LIFE_ROW_DUE) /* else an event has told of it */
 			fill_row(seq, tp, l, &c);
+		else if (row_states)
+			write_row(seq, &c, l, l->kind, tp);
 		return;
 	}
 	fresh.since = bpf_ktime_get_boot_ns();
@@ -224,6 +223,20 @@ static __always_inline void socket_row(struct seq_file *seq, struct tcp_sock *tp
 		bpf_map_delete_elem(&socks, &key);
 }
 
+static __always_inline bool row_again(struct seq_file *seq, const struct conn *c)
+{
+	u64 key = conn_key(c);
+	struct life *l;
+
+	if (!row_states)
+		return false;
+	l = bpf_map_lookup_elem(&timewaits, &key);
+	if (!l)
+		return false;
+	write_row(seq, c, l, l->kind, NULL);
+	return true;
+}
+
 static __noinline int timewait_row(struct seq_file *seq, struct tcp_timewait_sock *ttw)
 {
 	struct inet_timewait_sock *tw = &ttw->tw_sk;
@@ -233,7 +246,7 @@ static __noinline int timewait_row(struct seq_file *seq, struct tcp_timewait_soc
 	struct conn c;
 
 	read_conn(&c, &tw->__tw_common);
-	if (!selected(&c))
+	if (!selected(&c) || row_again(seq, &c))
 		return 0;
 	l.sk = (u64)ttw;
 	l.cookie = has_socket_cookie ? bpf_get_socket_cookie(ttw)
@@ -253,7 +266,7 @@ static __noinline int timewait_row(struct seq_file *seq, struct tcp_timewait_soc
 	}
 	key = conn_key(&c);
 	if (bpf_map_update_elem(&timewaits, &key, &l, BPF_NOEXIST) == 0)
-		write_row(seq, now, &c, &l, kind, NULL);
+		write_row(seq, &c, &l, kind, NULL);
 	return 0;
 }
 
@@ -271,7 +284,7 @@ static __noinline int request_row(struct seq_file *seq, struct tcp_request_sock 
 	/* snt_synack: when the first SYN-ACK was sent, us */
 	if (treq->snt_synack)
 		r.since = now - (bpf_ktime_get_ns() - treq->snt_synack * 1000);
-	if (bpf_map_update_elem(&requests, &key, &r, BPF_NOEXIST))
+	if (bpf_map_update_elem(&requests, &key, &r, BPF_NOEXIST) && !row_states)
 		return 0;
 	r.event.kind = SOCKET;
 	r.event.old_state = r.event.reason = 0;
@@ -281,6 +294,18 @@ static __noinline int request_row(struct seq_file *seq, struct tcp_request_sock 
 	return 0;
 }
 
+static __always_inline bool row_wanted(struct sock_common *c)
+{
+	struct inet_timewait_sock *tw = (void *)c;
+	u32 state = c->skc_state;
+
+	if (state == TCP_TIME_WAIT)
+		state = BPF_CORE_READ(tw, tw_substate);
+	else if (state == TCP_NEW_SYN_RECV)
+		state = TCP_SYN_RECV;
+	return !row_states || row_states >> (state & 31) & 1;
+}
+
 static __always_inline int table_row(struct bpf_iter__tcp *ctx)
 {
 	struct sock_common *c = ctx->sk_common;
@@ -288,7 +313,7 @@ static __always_inline int table_row(struct bpf_iter__tcp *ctx)
 	struct tcp_request_sock *req;
 	struct tcp_sock *tp;
 
-	if (!c)
+	if (!c || !row_wanted(c))
 		return 0;
 	tp = bpf_skc_to_tcp_sock(c);
 	if (tp) {

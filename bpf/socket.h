@@ -10,6 +10,9 @@
 #include "owner.h"
 #include "reason.h"
 
+/* Set where no tcp_destroy_sock tells when a socket is gone. */
+const volatile bool close_is_end;
+
 static __always_inline u64 socket_cookie(struct sock *sk)
 {
 	/* The helper gives the socket a cookie if it has none yet. */
@@ -181,6 +184,8 @@ static __noinline int change_life(void *ctx, struct sock *sk, struct life *l, st
 		child_grown(l, c);
 	if (edge->in_task && sk->sk_err != ECONNABORTED) /* SOCK_DESTROY: current is the killer */
 		own(&l->owner, owner_source(new, sk));
+	if (new == TCP_SYN_SENT && edge->in_task)
+		take_stack(ctx, l);
 	if (old == TCP_CLOSE)
 		l->role = new == TCP_LISTEN ? ROLE_LISTENER : ROLE_CLIENT;
 	if (new == TCP_LISTEN || old == TCP_LISTEN)
@@ -198,23 +203,64 @@ static __noinline int change_life(void *ctx, struct sock *sk, struct life *l, st
 }
 
 /*
- * state_change is the heart. in_task says which of the two copies runs: the
- * kernel does not nest a program in itself (6.1+, __bpf_trace_run), so a softirq
- * that interrupts the one in a process needs the other.
+ * state_change is the heart. Three copies of it see each event, as the kernel does
+ * not nest a program in itself (6.1+, __bpf_trace_run):
+ *
+ *   COPY_TASK     the process works on the socket
+ *   COPY_AGAIN    the same, where COPY_TASK was skipped: since 7.0 tracepoints are
+ *                 preemptible (SRCU-fast), and another process may be
+ *                 stopped in the middle of COPY_TASK on this CPU
+ *   COPY_SOFTIRQ  a softirq, that may have interrupted COPY_TASK
  */
-static __always_inline int state_change(void *ctx, struct sock *sk, int old, int new, bool in_task)
+enum copy {
+	COPY_TASK,
+	COPY_AGAIN,
+	COPY_SOFTIRQ,
+};
+
+static __always_inline void told(u64 sk, int state)
 {
+	struct moment *moment = this_moment();
+
+	if (!moment)
+		return;
+	moment->told = sk;
+	moment->told_state = state;
+}
+
+/* was_told: mostly this CPU told it a moment ago, else the socket's life knows. */
+static __always_inline bool was_told(u64 sk, int state)
+{
+	struct moment *moment = this_moment();
+	struct life *l;
+
+	if (moment && moment->told == sk && moment->told_state == state)
+		return true;
+	l = bpf_map_lookup_elem(&socks, &sk);
+	return l && l->state == state;
+}
+
+static __always_inline int state_change(void *ctx, struct sock *sk, int old, int new,
+					enum copy copy)
+{
+	bool in_task = copy != COPY_SOFTIRQ;
 	struct edge edge = {old, new, in_task};
 	struct inet_sock *inet = (void *)sk;
 	u64 key = (u64)sk;
 	struct life fresh, *l;
 	struct conn c;
 
+	if (copy == COPY_AGAIN && !preemptible) /* then it is not attached either */
+		return 0;
 	if ((sk->sk_lock.owned != 0) != in_task)
 		return 0;
 	/* MPTCP's own sockets, SCTP and DCCP come here too; self-transitions are no news. */
 	if (sk->sk_protocol != IPPROTO_TCP || old == new)
 		return 0;
+	if (copy == COPY_AGAIN && was_told(key, new))
+		return 0;
+	if (preemptible && in_task)
+		told(key, new);
 	if (old == TCP_LISTEN && new == TCP_SYN_RECV) {
 		child_cloned(sk);
 		return 0;
@@ -226,8 +272,12 @@ static __always_inline int state_change(void *ctx, struct sock *sk, int old, int
 	if (!selected(&c))
 		return 0;
 	l = bpf_map_lookup_elem(&socks, &key);
-	if (l)
-		return change_life(ctx, sk, l, &c, &edge);
+	if (l) {
+		change_life(ctx, sk, l, &c, &edge);
+		if (new == TCP_CLOSE && close_is_end)
+			bpf_map_delete_elem(&socks, &key);
+		return 0;
+	}
 	new_life(&fresh, sk, old);
 	/* A socket at its end needs no entry: tcp_destroy_sock follows or has been. */
 	if (new != TCP_CLOSE) {

@@ -16,17 +16,23 @@
 #include "request.h"
 #include "snapshot.h"
 
-/* Two copies of one program, see state_change(). */
+/* Three copies of one program, see state_change(). */
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(state_change_task, struct sock *sk, int old, int new)
 {
-	return state_change(ctx, sk, old, new, true);
+	return state_change(ctx, sk, old, new, COPY_TASK);
+}
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(state_change_again, struct sock *sk, int old, int new)
+{
+	return state_change(ctx, sk, old, new, COPY_AGAIN);
 }
 
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(state_change_softirq, struct sock *sk, int old, int new)
 {
-	return state_change(ctx, sk, old, new, false);
+	return state_change(ctx, sk, old, new, COPY_SOFTIRQ);
 }
 
 SEC("tp_btf/tcp_destroy_sock")
@@ -78,6 +84,20 @@ SEC("tp_btf/kfree_skb")
 int BPF_PROG(kfree_skb, struct sk_buff *skb)
 {
 	skb_freed(skb);
+	return 0;
+}
+
+SEC("tracepoint/syscalls/sys_exit_accept")
+int accept_exit(struct trace_event_raw_sys_exit *ctx)
+{
+	accepted(ctx, ctx->ret);
+	return 0;
+}
+
+SEC("tracepoint/syscalls/sys_exit_accept4")
+int accept4_exit(struct trace_event_raw_sys_exit *ctx)
+{
+	accepted(ctx, ctx->ret);
 	return 0;
 }
 

@@ -14,7 +14,6 @@
 #define ETH_P_IPV6 0x86dd
 #define IPV4_SADDR 12 /* offset in the header, the destination follows */
 #define IPV6_SADDR 8
-#define TCP_FLAGS 13
 #define TCP_FIN 1
 
 static __always_inline struct inet_timewait_sock *timewait_of(struct timer_list *timer)
@@ -22,9 +21,16 @@ static __always_inline struct inet_timewait_sock *timewait_of(struct timer_list 
 	return (void *)timer - bpf_core_field_offset(struct inet_timewait_sock, tw_timer);
 }
 
-/* timewait_moved tells FIN_WAIT2 > TIME_WAIT inside the mini-socket. */
+/*
+ * timewait_moved tells FIN_WAIT2 > TIME_WAIT inside the mini-socket. When the FIN
+ * comes, on another CPU, before the full socket has handed over, hand_over tells.
+ */
 static __always_inline void timewait_moved(struct life *l, const struct conn *c, u64 when, u8 kind)
 {
+	if (l->flags & LIFE_MINI) {
+		l->state = TCP_TIME_WAIT;
+		return;
+	}
 	emit(when, l->sk, c, l, TCP_TIME_WAIT, REASON_FIN_RECEIVED, 0, NULL);
 	l->state = TCP_TIME_WAIT;
 	l->since = when;
@@ -38,10 +44,11 @@ static __always_inline void timewait_armed(struct timer_list *timer)
 	u64 now = bpf_ktime_get_boot_ns();
 	u8 substate = BPF_CORE_READ(tw, tw_substate);
 	struct life *l, mini = {};
+	struct sock_head head;
 	struct conn c;
 	u64 key;
 
-	probe_conn(&c, &tw->__tw_common);
+	probe_conn(&c, tw, &head);
 	if (!selected(&c))
 		return;
 	key = conn_key(&c);
@@ -53,7 +60,7 @@ static __always_inline void timewait_armed(struct timer_list *timer)
 	}
 	mini.since = now;
 	mini.sk = (u64)tw;
-	mini.cookie = BPF_CORE_READ(tw, __tw_common.skc_cookie.counter);
+	mini.cookie = HEAD_FIELD(&head, skc_cookie).counter;
 	mini.state = substate;
 	mini.kind = DURATION_EXACT;
 	mini.flags = LIFE_MINI;
@@ -102,12 +109,13 @@ static __always_inline void timewait_cancelled(void *ctx, struct timer_list *tim
 	struct inet_timewait_sock *tw = timewait_of(timer);
 	u64 now = bpf_ktime_get_boot_ns(), jiffies = bpf_jiffies64();
 	u64 expires = timer->expires;
+	struct sock_head head;
 	struct conn c;
 	struct life *l;
 	u64 key;
 	u8 why;
 
-	probe_conn(&c, &tw->__tw_common);
+	probe_conn(&c, tw, &head);
 	key = conn_key(&c);
 	l = bpf_map_lookup_elem(&timewaits, &key);
 	if (!l || l->sk != (u64)tw)
@@ -131,31 +139,33 @@ static __always_inline void timewait_cancelled(void *ctx, struct timer_list *tim
 /* skb_conn reads both ends from the headers of a TCP segment that came in with FIN. */
 static __always_inline bool skb_conn(struct sk_buff *skb, struct conn *c)
 {
-	unsigned char *head = skb->head;
-	unsigned char *ip = head + skb->network_header, *tcp = head + skb->transport_header;
-	struct net *net;
-	__be16 port;
-	u8 flags;
+	unsigned char *ip = skb->head + skb->network_header;
+	unsigned char *tcp = skb->head + skb->transport_header;
+	__be16 protocol = skb->protocol;
+	struct {
+		__be16 source, dest;
+		__be32 seq, ack;
+		u8 offset, flags;
+	} header;
+	__be32 addrs[2];
 
-	if (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6))
+	if (protocol != bpf_htons(ETH_P_IP) && protocol != bpf_htons(ETH_P_IPV6))
 		return false;
-	if (bpf_probe_read_kernel(&flags, sizeof(flags), tcp + TCP_FLAGS) || !(flags & TCP_FIN))
+	if (bpf_probe_read_kernel(&header, sizeof(header), tcp) || !(header.flags & TCP_FIN))
 		return false;
-	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+	if (protocol == bpf_htons(ETH_P_IP)) {
+		bpf_probe_read_kernel(addrs, sizeof(addrs), ip + IPV4_SADDR);
 		c->laddr[0] = c->laddr[1] = c->raddr[0] = c->raddr[1] = 0;
 		c->laddr[2] = c->raddr[2] = V4_MAPPED;
-		bpf_probe_read_kernel(&c->raddr[3], 4, ip + IPV4_SADDR);
-		bpf_probe_read_kernel(&c->laddr[3], 4, ip + IPV4_SADDR + 4);
+		c->raddr[3] = addrs[0];
+		c->laddr[3] = addrs[1];
 	} else {
-		bpf_probe_read_kernel(c->raddr, 16, ip + IPV6_SADDR);
-		bpf_probe_read_kernel(c->laddr, 16, ip + IPV6_SADDR + 16);
+		bpf_probe_read_kernel(c->raddr, sizeof(c->raddr), ip + IPV6_SADDR);
+		bpf_probe_read_kernel(c->laddr, sizeof(c->laddr), ip + IPV6_SADDR + sizeof(c->raddr));
 	}
-	bpf_probe_read_kernel(&port, sizeof(port), tcp);
-	c->rport = bpf_ntohs(port);
-	bpf_probe_read_kernel(&port, sizeof(port), tcp + 2);
-	c->lport = bpf_ntohs(port);
-	net = BPF_CORE_READ(skb, dev, nd_net.net);
-	c->netns = BPF_CORE_READ(net, ns.inum);
+	c->rport = bpf_ntohs(header.source);
+	c->lport = bpf_ntohs(header.dest);
+	c->netns = skb->dev->nd_net.net->ns.inum;
 	return true;
 }
 

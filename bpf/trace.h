@@ -19,6 +19,7 @@
 #define IPPROTO_MPTCP 262
 #define SOCK_STREAM 1
 #define MAX_PORTS 8
+#define V4_MAPPED bpf_htonl(0xffff)
 #define NSEC_PER_SEC 1000000000ULL
 #define TIMEWAIT_SEC 60 /* TCP_TIMEWAIT_LEN, include/net/tcp.h */
 
@@ -35,6 +36,9 @@ const volatile bool has_socket_cookie; /* bpf_get_socket_cookie in tracing: 5.12
 /* Addresses of the two timer functions, from kallsyms; 0: not found. */
 const volatile u64 tw_timer_handler;
 const volatile u64 reqsk_timer_handler;
+
+const volatile bool take_stacks;
+const volatile bool preemptible; /* tracepoints: see state_change() */
 
 /* Ticks per second, learned by the first pass over all files (snapshot.h). */
 u32 hz;
@@ -73,6 +77,7 @@ struct life {
 	u8 role;
 	u8 mptcp;
 	u32 flags;
+	u32 stack; /* as in struct event */
 	struct owner owner;
 };
 
@@ -140,12 +145,14 @@ struct {
 } listeners SEC(".maps");
 
 /*
- * What one CPU is in the middle of. Both fields are set and used up within one
- * softirq, which no other softirq on that CPU can interrupt.
+ * What one CPU is in the middle of. child and expiring are set and used up within
+ * one softirq, which no other softirq on that CPU can interrupt.
  */
 struct moment {
 	u64 child;    /* sock just cloned from a listener for a finished handshake */
 	u64 expiring; /* request sock whose timer runs now */
+	u64 told;     /* sock whose change to told_state was told last */
+	u64 told_state;
 };
 
 struct {
@@ -154,6 +161,20 @@ struct {
 	__type(key, u32);
 	__type(value, struct moment);
 } moments SEC(".maps");
+
+/*
+ * User stacks at connect() and accept(), where take_stacks asks for them. Inserted
+ * by bpf_get_stackid, deleted with the map. Equal stacks share an entry; when two
+ * different ones meet in a slot the later is not kept.
+ */
+#define STACK_FRAMES 32
+
+struct {
+	__uint(type, BPF_MAP_TYPE_STACK_TRACE);
+	__uint(max_entries, 8192);
+	__uint(key_size, sizeof(u32));
+	__uint(value_size, STACK_FRAMES * sizeof(u64));
+} stacks SEC(".maps");
 
 /* The way out. When full, the event is counted in lost. */
 struct {
@@ -200,42 +221,72 @@ static __always_inline struct event *reserve(void)
 
 /*
  * Both ends of a connection. A socket that is an argument of the program is read
- * directly, one reached by pointer arithmetic (from its timer) through
- * bpf_probe_read_kernel: two readers, one definition.
+ * directly, which costs next to nothing.
  */
-#define DIRECT(c, ...) ((c)->__VA_ARGS__)
-#define PROBED(c, ...) BPF_CORE_READ(c, __VA_ARGS__)
-#define V4_MAPPED bpf_htonl(0xffff)
-
-#define DEFINE_READ_CONN(name, GET)                                                 \
-	static __always_inline void name(struct conn *to,                           \
-					 const struct sock_common *c)               \
-	{                                                                           \
-		struct net *net = GET(c, skc_net.net);                              \
-                                                                                    \
-		if (GET(c, skc_family) == AF_INET) {                                \
-			to->laddr[0] = to->laddr[1] = 0;                            \
-			to->raddr[0] = to->raddr[1] = 0;                            \
-			to->laddr[2] = to->raddr[2] = V4_MAPPED;                    \
-			to->laddr[3] = GET(c, skc_rcv_saddr);                       \
-			to->raddr[3] = GET(c, skc_daddr);                           \
-		} else {                                                            \
-			to->laddr[0] = GET(c, skc_v6_rcv_saddr.in6_u.u6_addr32[0]); \
-			to->laddr[1] = GET(c, skc_v6_rcv_saddr.in6_u.u6_addr32[1]); \
-			to->laddr[2] = GET(c, skc_v6_rcv_saddr.in6_u.u6_addr32[2]); \
-			to->laddr[3] = GET(c, skc_v6_rcv_saddr.in6_u.u6_addr32[3]); \
-			to->raddr[0] = GET(c, skc_v6_daddr.in6_u.u6_addr32[0]);     \
-			to->raddr[1] = GET(c, skc_v6_daddr.in6_u.u6_addr32[1]);     \
-			to->raddr[2] = GET(c, skc_v6_daddr.in6_u.u6_addr32[2]);     \
-			to->raddr[3] = GET(c, skc_v6_daddr.in6_u.u6_addr32[3]);     \
-		}                                                                   \
-		to->lport = GET(c, skc_num);                                        \
-		to->rport = bpf_ntohs(GET(c, skc_dport));                           \
-		to->netns = GET(net, ns.inum);                                      \
+static __always_inline void read_conn(struct conn *to, const struct sock_common *c)
+{
+	if (c->skc_family == AF_INET) {
+		to->laddr[0] = to->laddr[1] = to->raddr[0] = to->raddr[1] = 0;
+		to->laddr[2] = to->raddr[2] = V4_MAPPED;
+		to->laddr[3] = c->skc_rcv_saddr;
+		to->raddr[3] = c->skc_daddr;
+	} else {
+		to->laddr[0] = c->skc_v6_rcv_saddr.in6_u.u6_addr32[0];
+		to->laddr[1] = c->skc_v6_rcv_saddr.in6_u.u6_addr32[1];
+		to->laddr[2] = c->skc_v6_rcv_saddr.in6_u.u6_addr32[2];
+		to->laddr[3] = c->skc_v6_rcv_saddr.in6_u.u6_addr32[3];
+		to->raddr[0] = c->skc_v6_daddr.in6_u.u6_addr32[0];
+		to->raddr[1] = c->skc_v6_daddr.in6_u.u6_addr32[1];
+		to->raddr[2] = c->skc_v6_daddr.in6_u.u6_addr32[2];
+		to->raddr[3] = c->skc_v6_daddr.in6_u.u6_addr32[3];
 	}
+	to->lport = c->skc_num;
+	to->rport = bpf_ntohs(c->skc_dport);
+	to->netns = c->skc_net.net->ns.inum;
+}
 
-DEFINE_READ_CONN(read_conn, DIRECT)
-DEFINE_READ_CONN(probe_conn, PROBED)
+/*
+ * One reached by pointer arithmetic, from its timer, has to be copied first: at
+ * once, as each bpf_probe_read_kernel costs 25 ns. The head of struct sock_common
+ * up to the cookie takes 96 bytes where nothing is configured out.
+ */
+struct sock_head {
+	u64 words[16];
+};
+
+#define HEAD_FIELD(head, field)                                         \
+	(*(typeof(((struct sock_common *)0)->field) *)((void *)(head) + \
+						       bpf_core_field_offset(struct sock_common, field)))
+
+static __always_inline void copy_v6(u32 *to, const struct in6_addr *from)
+{
+	const u32 *words = (const void *)from;
+
+	to[0] = words[0];
+	to[1] = words[1];
+	to[2] = words[2];
+	to[3] = words[3];
+}
+
+static __always_inline void probe_conn(struct conn *to, const void *sock, struct sock_head *head)
+{
+	struct net *net;
+
+	bpf_probe_read_kernel(head, sizeof(*head), sock);
+	if (HEAD_FIELD(head, skc_family) == AF_INET) {
+		to->laddr[0] = to->laddr[1] = to->raddr[0] = to->raddr[1] = 0;
+		to->laddr[2] = to->raddr[2] = V4_MAPPED;
+		to->laddr[3] = HEAD_FIELD(head, skc_rcv_saddr);
+		to->raddr[3] = HEAD_FIELD(head, skc_daddr);
+	} else {
+		copy_v6(to->laddr, &HEAD_FIELD(head, skc_v6_rcv_saddr));
+		copy_v6(to->raddr, &HEAD_FIELD(head, skc_v6_daddr));
+	}
+	to->lport = HEAD_FIELD(head, skc_num);
+	to->rport = bpf_ntohs(HEAD_FIELD(head, skc_dport));
+	net = *(struct net **)((void *)head + bpf_core_field_offset(struct sock_common, skc_net.net));
+	to->netns = BPF_CORE_READ(net, ns.inum);
+}
 
 /*
  * conn_key hashes an address pair, the identity of a mini-socket. The cookie
@@ -302,6 +353,7 @@ static __always_inline void set_life(struct event *e, const struct life *l)
 	e->pid = l->owner.pid;
 	e->fd = l->owner.fd;
 	e->owner_source = l->owner.source;
+	e->stack = l->stack;
 	__builtin_memcpy(e->comm, l->owner.comm, sizeof(e->comm));
 }
 
@@ -309,7 +361,7 @@ static __always_inline void zero_counters(struct event *e)
 {
 	e->bytes_sent = e->bytes_received = 0;
 	e->retransmits = e->srtt_us = e->rx_queue = e->tx_queue = 0;
-	e->unused[0] = e->unused[1] = 0;
+	__builtin_memset(e->unused, 0, sizeof(e->unused));
 }
 
 /*

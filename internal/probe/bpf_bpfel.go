@@ -60,6 +60,7 @@ type bpfEvent struct {
 	SrttUs       uint32
 	RxQueue      uint32
 	TxQueue      uint32
+	Stack        uint32
 	Error        uint16
 	Kind         bpfKind
 	OldState     uint8
@@ -69,7 +70,7 @@ type bpfEvent struct {
 	Role         bpfRole
 	OwnerSource  bpfOwnerSource
 	Flags        bpfEventFlags
-	Unused       [2]uint8
+	Unused       [6]uint8
 	Comm         [16]uint8
 }
 
@@ -100,6 +101,7 @@ type bpfLife struct {
 	Role   uint8
 	Mptcp  uint8
 	Flags  uint32
+	Stack  uint32
 	Owner  struct {
 		_      structs.HostLayout
 		Pid    uint32
@@ -109,13 +111,14 @@ type bpfLife struct {
 		Comm   [16]int8
 		_      [3]byte
 	}
-	_ [4]byte
 }
 
 type bpfMoment struct {
-	_        structs.HostLayout
-	Child    uint64
-	Expiring uint64
+	_         structs.HostLayout
+	Child     uint64
+	Expiring  uint64
+	Told      uint64
+	ToldState uint64
 }
 
 type bpfOwnerSource uint8
@@ -200,11 +203,15 @@ const (
 	bpfMapMoments             = "moments"
 	bpfMapRequests            = "requests"
 	bpfMapSocks               = "socks"
+	bpfMapStacks              = "stacks"
 	bpfMapTimewaits           = "timewaits"
+	bpfProgAccept4Exit        = "accept4_exit"
+	bpfProgAcceptExit         = "accept_exit"
 	bpfProgDestroySock        = "destroy_sock"
 	bpfProgFiles              = "files"
 	bpfProgKfreeSkb           = "kfree_skb"
 	bpfProgRcvSpaceAdjust     = "rcv_space_adjust"
+	bpfProgStateChangeAgain   = "state_change_again"
 	bpfProgStateChangeSoftirq = "state_change_softirq"
 	bpfProgStateChangeTask    = "state_change_task"
 	bpfProgTable              = "table"
@@ -212,6 +219,7 @@ const (
 	bpfProgTimerExpireExit    = "timer_expire_exit"
 	bpfProgTimerStart         = "timer_start"
 	bpfVarCallers             = "callers"
+	bpfVarCloseIsEnd          = "close_is_end"
 	bpfVarFilterFamily        = "filter_family"
 	bpfVarFilterLports        = "filter_lports"
 	bpfVarFilterNetns         = "filter_netns"
@@ -223,7 +231,10 @@ const (
 	bpfVarLost                = "lost"
 	bpfVarPass                = "pass"
 	bpfVarPassMode            = "pass_mode"
+	bpfVarPreemptible         = "preemptible"
 	bpfVarReqskTimerHandler   = "reqsk_timer_handler"
+	bpfVarRowStates           = "row_states"
+	bpfVarTakeStacks          = "take_stacks"
 	bpfVarTwTimerHandler      = "tw_timer_handler"
 	bpfVarUntracked           = "untracked"
 )
@@ -270,10 +281,13 @@ type bpfSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfProgramSpecs struct {
+	Accept4Exit        *ebpf.ProgramSpec `ebpf:"accept4_exit"`
+	AcceptExit         *ebpf.ProgramSpec `ebpf:"accept_exit"`
 	DestroySock        *ebpf.ProgramSpec `ebpf:"destroy_sock"`
 	Files              *ebpf.ProgramSpec `ebpf:"files"`
 	KfreeSkb           *ebpf.ProgramSpec `ebpf:"kfree_skb"`
 	RcvSpaceAdjust     *ebpf.ProgramSpec `ebpf:"rcv_space_adjust"`
+	StateChangeAgain   *ebpf.ProgramSpec `ebpf:"state_change_again"`
 	StateChangeSoftirq *ebpf.ProgramSpec `ebpf:"state_change_softirq"`
 	StateChangeTask    *ebpf.ProgramSpec `ebpf:"state_change_task"`
 	Table              *ebpf.ProgramSpec `ebpf:"table"`
@@ -291,6 +305,7 @@ type bpfMapSpecs struct {
 	Moments   *ebpf.MapSpec `ebpf:"moments"`
 	Requests  *ebpf.MapSpec `ebpf:"requests"`
 	Socks     *ebpf.MapSpec `ebpf:"socks"`
+	Stacks    *ebpf.MapSpec `ebpf:"stacks"`
 	Timewaits *ebpf.MapSpec `ebpf:"timewaits"`
 }
 
@@ -299,6 +314,7 @@ type bpfMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
 	Callers           *ebpf.VariableSpec `ebpf:"callers"`
+	CloseIsEnd        *ebpf.VariableSpec `ebpf:"close_is_end"`
 	FilterFamily      *ebpf.VariableSpec `ebpf:"filter_family"`
 	FilterLports      *ebpf.VariableSpec `ebpf:"filter_lports"`
 	FilterNetns       *ebpf.VariableSpec `ebpf:"filter_netns"`
@@ -310,7 +326,10 @@ type bpfVariableSpecs struct {
 	Lost              *ebpf.VariableSpec `ebpf:"lost"`
 	Pass              *ebpf.VariableSpec `ebpf:"pass"`
 	PassMode          *ebpf.VariableSpec `ebpf:"pass_mode"`
+	Preemptible       *ebpf.VariableSpec `ebpf:"preemptible"`
 	ReqskTimerHandler *ebpf.VariableSpec `ebpf:"reqsk_timer_handler"`
+	RowStates         *ebpf.VariableSpec `ebpf:"row_states"`
+	TakeStacks        *ebpf.VariableSpec `ebpf:"take_stacks"`
 	TwTimerHandler    *ebpf.VariableSpec `ebpf:"tw_timer_handler"`
 	Untracked         *ebpf.VariableSpec `ebpf:"untracked"`
 }
@@ -340,6 +359,7 @@ type bpfMaps struct {
 	Moments   *ebpf.Map `ebpf:"moments"`
 	Requests  *ebpf.Map `ebpf:"requests"`
 	Socks     *ebpf.Map `ebpf:"socks"`
+	Stacks    *ebpf.Map `ebpf:"stacks"`
 	Timewaits *ebpf.Map `ebpf:"timewaits"`
 }
 
@@ -350,6 +370,7 @@ func (m *bpfMaps) Close() error {
 		m.Moments,
 		m.Requests,
 		m.Socks,
+		m.Stacks,
 		m.Timewaits,
 	)
 }
@@ -359,6 +380,7 @@ func (m *bpfMaps) Close() error {
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
 	Callers           *ebpf.Variable `ebpf:"callers"`
+	CloseIsEnd        *ebpf.Variable `ebpf:"close_is_end"`
 	FilterFamily      *ebpf.Variable `ebpf:"filter_family"`
 	FilterLports      *ebpf.Variable `ebpf:"filter_lports"`
 	FilterNetns       *ebpf.Variable `ebpf:"filter_netns"`
@@ -370,7 +392,10 @@ type bpfVariables struct {
 	Lost              *ebpf.Variable `ebpf:"lost"`
 	Pass              *ebpf.Variable `ebpf:"pass"`
 	PassMode          *ebpf.Variable `ebpf:"pass_mode"`
+	Preemptible       *ebpf.Variable `ebpf:"preemptible"`
 	ReqskTimerHandler *ebpf.Variable `ebpf:"reqsk_timer_handler"`
+	RowStates         *ebpf.Variable `ebpf:"row_states"`
+	TakeStacks        *ebpf.Variable `ebpf:"take_stacks"`
 	TwTimerHandler    *ebpf.Variable `ebpf:"tw_timer_handler"`
 	Untracked         *ebpf.Variable `ebpf:"untracked"`
 }
@@ -379,10 +404,13 @@ type bpfVariables struct {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfPrograms struct {
+	Accept4Exit        *ebpf.Program `ebpf:"accept4_exit"`
+	AcceptExit         *ebpf.Program `ebpf:"accept_exit"`
 	DestroySock        *ebpf.Program `ebpf:"destroy_sock"`
 	Files              *ebpf.Program `ebpf:"files"`
 	KfreeSkb           *ebpf.Program `ebpf:"kfree_skb"`
 	RcvSpaceAdjust     *ebpf.Program `ebpf:"rcv_space_adjust"`
+	StateChangeAgain   *ebpf.Program `ebpf:"state_change_again"`
 	StateChangeSoftirq *ebpf.Program `ebpf:"state_change_softirq"`
 	StateChangeTask    *ebpf.Program `ebpf:"state_change_task"`
 	Table              *ebpf.Program `ebpf:"table"`
@@ -393,10 +421,13 @@ type bpfPrograms struct {
 
 func (p *bpfPrograms) Close() error {
 	return _BpfClose(
+		p.Accept4Exit,
+		p.AcceptExit,
 		p.DestroySock,
 		p.Files,
 		p.KfreeSkb,
 		p.RcvSpaceAdjust,
+		p.StateChangeAgain,
 		p.StateChangeSoftirq,
 		p.StateChangeTask,
 		p.Table,

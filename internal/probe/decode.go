@@ -118,6 +118,7 @@ func (d *decoder) decode(record []byte, ev *tcp.Event) error {
 		FD:            tcp.NoFD,
 		OwnerSource:   ownerSources[raw.OwnerSource],
 		CgroupID:      raw.Cgroup,
+		Stack:         raw.Stack,
 		HasCounters:   raw.Flags&bpfEventFlagsEVENT_COUNTERS != 0,
 		BytesSent:     raw.BytesSent,
 		BytesReceived: raw.BytesReceived,

@@ -3,7 +3,9 @@ package probe
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"time"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -21,8 +23,6 @@ const MaxPorts = 8
 const (
 	timewaitTimer = "tw_timer_handler"
 	requestTimer  = "reqsk_timer_handler"
-	// cookieHelper exists where tracing programs may ask for a cookie: 5.12+.
-	cookieHelper = "bpf_get_socket_ptr_cookie"
 )
 
 // callers are the functions that bpf/caller.h looks for on the stack. One that a
@@ -44,9 +44,13 @@ var callers = map[string]bpfCaller{
 	"tcp_v6_rcv":                 bpfCallerCALLER_RECEIVE,
 }
 
-// load puts the programs and maps into the kernel. What this kernel cannot show
-// is returned as sentences.
-func load(cfg Config, objs *bpfObjects) (blind []string, err error) {
+// load puts the programs and maps into the kernel, and says which hooks this kernel
+// has not got.
+func load(cfg Config, objs *bpfObjects) (*coverage, error) {
+	c, err := newCoverage(cfg)
+	if err != nil {
+		return nil, err
+	}
 	if err := checkPrivileges(); err != nil {
 		return nil, err
 	}
@@ -54,9 +58,12 @@ func load(cfg Config, objs *bpfObjects) (blind []string, err error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("lift the limit on locked memory: %w", err)
 	}
-	kernel, err := btf.LoadKernelSpec()
+	if !c.has(hookTypes) {
+		return nil, errNoTypes
+	}
+	types, err := kernelTypes(cfg.BTF)
 	if err != nil {
-		return nil, fmt.Errorf("read the kernel's type information: %w: the kernel must be built with CONFIG_DEBUG_INFO_BTF=y (it shows as /sys/kernel/btf/vmlinux)", err)
+		return nil, err
 	}
 	if err := features.HaveMapType(ebpf.RingBuf); err != nil {
 		return nil, fmt.Errorf("create a ring buffer: %w: Linux 5.8 or later is needed", err)
@@ -65,27 +72,114 @@ func load(cfg Config, objs *bpfObjects) (blind []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	symbols, err := kernelSymbols()
+	symbols, err := c.look(spec, types.kernel)
 	if err != nil {
-		blind = append(blind, fmt.Sprintf("TIME_WAIT and half-open connections are not shown: %v", err))
-	}
-	if err := adapt(spec, kernel, symbols); err != nil {
 		return nil, err
 	}
-	if err := configure(spec, cfg); err != nil {
+	if err := errors.Join(adapt(spec, types.kernel, symbols, c), configure(spec, cfg)); err != nil {
 		return nil, err
 	}
-	err = spec.LoadAndAssign(objs, &ebpf.CollectionOptions{
-		Programs: ebpf.ProgramOptions{KernelTypes: kernel},
-	})
-	if err != nil {
-		return nil, fmt.Errorf("load the BPF programs: %w", err)
+	return c, c.load(spec, types, objs)
+}
+
+// look finds out what is missing before anything is loaded: programs leave out what
+// others would tell them.
+func (c *coverage) look(spec *ebpf.CollectionSpec, kernel *btf.Spec) (map[string]symbol, error) {
+	for _, h := range allHooks() {
+		if err := h.find(spec, kernel); c.has(h.name) && err != nil {
+			if err := c.miss(h, err); err != nil {
+				return nil, err
+			}
+		}
 	}
-	return blind, nil
+	symbols, err := map[string]symbol(nil), c.missing[hookSymbols]
+	if err == nil {
+		symbols, err = kernelSymbols()
+	}
+	if err != nil {
+		c.missing[hookSymbols] = err
+		if c.has(hookTimer) {
+			c.missing[hookTimer] = err
+		}
+	}
+	return symbols, nil
+}
+
+// load loads hook by hook, so that one that is refused costs no other.
+func (c *coverage) load(spec *ebpf.CollectionSpec, types *types, objs *bpfObjects) error {
+	options := ebpf.CollectionOptions{
+		Programs: ebpf.ProgramOptions{KernelTypes: types.kernel},
+		Cache:    types.cache,
+	}
+	core := hooks[len(hooks)-1]
+	shared, err := ebpf.NewCollectionWithOptions(core.only(spec), options)
+	if err != nil {
+		return types.explain(fmt.Errorf("load the BPF programs: %w", err))
+	}
+	defer shared.Close() // what objs does not take: the maps behind variables
+	core.take(shared, objs)
+	options.MapReplacements = maps.Clone(shared.Maps)
+	if err := errors.Join(shared.Assign(&objs.bpfMaps), shared.Assign(&objs.bpfVariables)); err != nil {
+		return err
+	}
+	for _, h := range allHooks() {
+		if h.name == core.name || !c.has(h.name) || h.name == hookAcceptExit && !c.stacks {
+			continue
+		}
+		loaded, err := ebpf.NewCollectionWithOptions(h.only(spec), options)
+		if err != nil {
+			c.missing[h.name] = err
+			continue
+		}
+		h.take(loaded, objs)
+		loaded.Close()
+	}
+	if c.ways == HooksTracepoints || !c.has(hookTrampoline) {
+		return nil
+	}
+	return c.trampolineRefused(c.loadTrampoline(spec.Maps[bpfMapSocks], objs.Socks, types, options))
+}
+
+// only is spec with the programs of h alone.
+func (h hook) only(spec *ebpf.CollectionSpec) *ebpf.CollectionSpec {
+	part := *spec
+	part.Programs = make(map[string]*ebpf.ProgramSpec)
+	for _, s := range h.programs(new(bpfPrograms)) {
+		part.Programs[s.name] = spec.Programs[s.name]
+	}
+	return &part
+}
+
+func (h hook) take(loaded *ebpf.Collection, objs *bpfObjects) {
+	for _, s := range h.programs(&objs.bpfPrograms) {
+		*s.at = loaded.DetachProgram(s.name)
+	}
+}
+
+func (c *coverage) loadTrampoline(socks *ebpf.MapSpec, shared *ebpf.Map, types *types, options ebpf.CollectionOptions) error {
+	spec, err := loadTrampoline()
+	if err != nil {
+		return err
+	}
+	name := trampolineProgAcceptFlags
+	if hasType(types.kernel, "proto_accept_arg") { // 6.10+
+		name = trampolineProgAcceptArg
+	}
+	spec.Programs = map[string]*ebpf.ProgramSpec{name: spec.Programs[name]}
+	spec.Maps = map[string]*ebpf.MapSpec{trampolineMapSocks: socks}
+	spec.Variables = nil
+	options.MapReplacements = map[string]*ebpf.Map{trampolineMapSocks: shared}
+	loaded, err := ebpf.NewCollectionWithOptions(spec, options)
+	if err != nil {
+		return err
+	}
+	c.trampoline = loaded.DetachProgram(name)
+	loaded.Close()
+	return nil
 }
 
 func kernelSymbols() (map[string]symbol, error) {
-	wanted := map[string]bool{timewaitTimer: true, requestTimer: true, cookieHelper: true}
+	wanted := map[string]bool{timewaitTimer: true, requestTimer: true}
 	for name := range callers {
 		wanted[name] = true
 	}
@@ -105,7 +199,7 @@ func kernelSymbols() (map[string]symbol, error) {
 }
 
 // adapt fits the object to the running kernel.
-func adapt(spec *ebpf.CollectionSpec, kernel *btf.Spec, symbols map[string]symbol) error {
+func adapt(spec *ebpf.CollectionSpec, kernel *btf.Spec, symbols map[string]symbol, c *coverage) error {
 	const topBit = 1 << 63
 	var ranges []bpfTextRange
 	for name, caller := range callers {
@@ -113,7 +207,10 @@ func adapt(spec *ebpf.CollectionSpec, kernel *btf.Spec, symbols map[string]symbo
 			ranges = append(ranges, bpfTextRange{Start: s.start &^ topBit, End: s.end &^ topBit, Caller: uint32(caller)})
 		}
 	}
-	_, hasCookie := symbols[cookieHelper]
+	timewait, request := symbols[timewaitTimer].start, symbols[requestTimer].start
+	if !c.has(hookTimer) {
+		timewait, request = 0, 0
+	}
 	// Before 6.1 (bpf_mem_alloc) an insertion may not allocate where our programs run.
 	// A preallocated map costs all its memory at once, so it is smaller.
 	if !hasType(kernel, "bpf_mem_alloc") {
@@ -125,17 +222,38 @@ func adapt(spec *ebpf.CollectionSpec, kernel *btf.Spec, symbols map[string]symbo
 		}
 	}
 	return errors.Join(
-		spec.Variables[bpfVarHasSocketCookie].Set(hasCookie),
-		spec.Variables[bpfVarTwTimerHandler].Set(symbols[timewaitTimer].start),
-		spec.Variables[bpfVarReqskTimerHandler].Set(symbols[requestTimer].start),
+		spec.Variables[bpfVarHasSocketCookie].Set(hasCookieHelper(kernel)),
+		spec.Variables[bpfVarCloseIsEnd].Set(!c.has(hookDestroy)),
+		spec.Variables[bpfVarHz].Set(ticksPerSecond()),
+		spec.Variables[bpfVarPreemptible].Set(preemptibleTracepoints()),
+		spec.Variables[bpfVarTwTimerHandler].Set(timewait),
+		spec.Variables[bpfVarReqskTimerHandler].Set(request),
 		spec.Variables[bpfVarLoaderPid].Set(uint32(os.Getpid())),
 		setArray(spec.Variables[bpfVarCallers], ranges),
 	)
 }
 
-func hasType(kernel *btf.Spec, name string) bool {
-	_, err := kernel.AnyTypesByName(name)
-	return err == nil
+// hasCookieHelper: tracing programs may ask for a cookie, 5.12+.
+func hasCookieHelper(kernel *btf.Spec) bool {
+	var helper *btf.Func
+	return kernel.TypeByName("bpf_get_socket_ptr_cookie", &helper) == nil
+}
+
+// ticksPerSecond is the kernel's HZ: its coarse clocks advance by ticks.
+func ticksPerSecond() uint32 {
+	var tick unix.Timespec
+	if unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &tick) != nil || tick.Nano() <= 0 {
+		return 0 // the first pass over all files finds it out as well
+	}
+	return uint32((int64(time.Second) + tick.Nano()/2) / tick.Nano())
+}
+
+// preemptibleTracepoints reports whether a process can be preempted in the middle of
+// our programs: since 7.0 (__DECLARE_TRACE uses SRCU-fast), which no type shows. Where
+// a vendor has taken that back or forward, an event costs 20 ns more or may be missed.
+func preemptibleTracepoints() bool {
+	version, err := features.LinuxVersionCode()
+	return err != nil || version >= 7<<16
 }
 
 // configure sets filters and sizes.
@@ -151,7 +269,11 @@ func configure(spec *ebpf.CollectionSpec, cfg Config) error {
 		spec.Maps[bpfMapTimewaits].MaxEntries = min(n, spec.Maps[bpfMapTimewaits].MaxEntries)
 		spec.Maps[bpfMapRequests].MaxEntries = min(n, spec.Maps[bpfMapRequests].MaxEntries)
 	}
+	if !cfg.Stacks {
+		spec.Maps[bpfMapStacks].MaxEntries = 1
+	}
 	errs := []error{
+		spec.Variables[bpfVarTakeStacks].Set(cfg.Stacks),
 		spec.Variables[bpfVarFilterFamily].Set(cfg.Family),
 		spec.Variables[bpfVarFilterNetns].Set(cfg.NetNS),
 	}

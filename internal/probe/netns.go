@@ -15,17 +15,15 @@ import (
 )
 
 // netNamespaces finds the network namespaces of the host: those of processes,
-// those kept by a bind mount (ip netns), those kept by an open file. It returns a
-// path for each inode. A namespace that only a socket keeps alive is not found.
-func netNamespaces(proc string) (map[uint64]string, error) {
+// those kept by a bind mount (ip netns), and those kept by an open file; the caller
+// knows these files. It returns a path for each inode. A namespace that only its
+// sockets keep alive is not found.
+func netNamespaces(proc string, files []string) (map[uint64]string, error) {
 	found := make(map[uint64]string)
 	add := func(path string) {
+		// All kinds of namespaces are in one file system; only the link tells.
 		var st unix.Stat_t
-		var in unix.Statfs_t
-		if unix.Stat(path, &st) != nil || found[st.Ino] != "" {
-			return
-		}
-		if unix.Statfs(path, &in) == nil && in.Type == unix.NSFS_MAGIC {
+		if unix.Stat(path, &st) == nil && found[st.Ino] == "" {
 			found[st.Ino] = path
 		}
 	}
@@ -45,8 +43,8 @@ func netNamespaces(proc string) (map[uint64]string, error) {
 			add(filepath.Join(pid, "root", path))
 		}
 	}
-	for _, pid := range pids {
-		for _, path := range openNamespaces(filepath.Join(pid, "fd")) {
+	for _, path := range files {
+		if to, err := os.Readlink(path); err == nil && strings.HasPrefix(to, "net:[") {
 			add(path)
 		}
 	}
@@ -77,21 +75,6 @@ func parseNamespaceMounts(mountinfo io.Reader) []string {
 		}
 	}
 	return points
-}
-
-func openNamespaces(fdDir string) []string {
-	entries, err := os.ReadDir(fdDir)
-	if err != nil {
-		return nil // the process has gone
-	}
-	var paths []string
-	for _, e := range entries {
-		path := filepath.Join(fdDir, e.Name())
-		if to, err := os.Readlink(path); err == nil && strings.HasPrefix(to, "net:[") {
-			paths = append(paths, path)
-		}
-	}
-	return paths
 }
 
 // inNamespace runs f in the network namespace at path. One that has gone

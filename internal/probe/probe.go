@@ -47,7 +47,11 @@ type Config struct {
 	RemotePorts  []uint16      // likewise
 	NetNS        uint32        // inode of a network namespace; 0: all
 	KernelAddr   bool          // fill in Event.SkAddr
+	Stacks       bool          // keep the user stack at connect() and accept(); costs every system call some 80 ns
 	OwnerRefresh time.Duration // how often owners are looked up anew; 0: 1 s, negative: never
+	Hooks        Hooks         // how accept() is seen; empty: HooksAuto
+	Without      []string      // hooks to do without, as on a kernel that lacks them
+	BTF          string        // file with the types of this kernel; empty: the kernel's own
 }
 
 // Account says what a trace did not see.
@@ -65,15 +69,19 @@ type Probe struct {
 	ring    *ringbuf.Reader
 	record  ringbuf.Record
 	decoder *decoder
-	blind   []string
+	cover   *coverage
 
-	more      bool
-	quiet     bool // no event since the last deadline
-	untilLoss int  // events until losses are looked at
-	seen      Account
-	stop      chan struct{}
-	stopOnce  sync.Once
-	owners    sync.WaitGroup // the goroutine of refreshOwners
+	more         bool
+	quiet        bool // no event since the last look
+	deadline     time.Time
+	untilLoss    int // events until losses are looked at
+	seen         Account
+	namespaces   map[uint64]string // for Rows: path by inode
+	namespacesAt time.Time
+
+	stop     chan struct{}
+	stopOnce sync.Once
+	owners   sync.WaitGroup // the goroutine of refreshOwners
 }
 
 // Open loads the programs and attaches them; when it returns, every state change
@@ -85,7 +93,7 @@ func Open(cfg Config) (_ *Probe, err error) {
 			p.Close()
 		}
 	}()
-	if p.blind, err = load(cfg, &p.objs); err != nil {
+	if p.cover, err = load(cfg, &p.objs); err != nil {
 		return nil, err
 	}
 	p.record.RawSample = make([]byte, 0, eventSize)
@@ -95,31 +103,38 @@ func Open(cfg Config) (_ *Probe, err error) {
 	if err := p.attach(); err != nil {
 		return nil, err
 	}
-	p.ring.SetDeadline(time.Now().Add(pollInterval))
+	p.waitAtMost(pollInterval)
 	return p, nil
 }
 
-// attach goes from ends to beginnings: whatever begins while we attach will be
-// seen to end.
-func (p *Probe) attach() error {
-	for _, prog := range []*ebpf.Program{
-		p.objs.DestroySock, p.objs.TimerExpireExit, p.objs.TimerCancel, p.objs.KfreeSkb,
-		p.objs.RcvSpaceAdjust, p.objs.TimerStart, p.objs.StateChangeTask, p.objs.StateChangeSoftirq,
-	} {
-		l, err := link.AttachTracing(link.TracingOptions{Program: prog})
-		if err != nil {
-			return fmt.Errorf("attach program %s: %w", prog, err)
-		}
-		p.links = append(p.links, l)
+func (p *Probe) attach() (err error) {
+	if p.links, err = p.cover.attach(&p.objs.bpfPrograms); err != nil {
+		return err
+	}
+	if p.cfg.Stacks && p.cover.has(stacksHook.name) {
+		p.attachAccept()
 	}
 	return nil
 }
 
+// attachAccept is for stacks alone. Without it those of clients are still taken.
+func (p *Probe) attachAccept() {
+	for call, prog := range map[string]*ebpf.Program{"accept": p.objs.AcceptExit, "accept4": p.objs.Accept4Exit} {
+		l, err := link.Tracepoint("syscalls", "sys_exit_"+call, prog, nil)
+		if err != nil {
+			p.cover.missing[stacksHook.name] = fmt.Errorf("%w (is tracefs mounted at /sys/kernel/tracing?)", err)
+			continue
+		}
+		p.links = append(p.links, l)
+	}
+}
+
 // Blind lists what this kernel does not show, one sentence each.
-func (p *Probe) Blind() []string { return p.blind }
+func (p *Probe) Blind() []string { return p.cover.blind() }
 
 // Read waits for the next event and fills ev in. Losses come as events of kind
-// Lost, at most lossInterval events late. After Stop it returns what the kernel
+// Lost, at most lossInterval events late. Past the deadline, if there is one and no
+// event waits, it returns os.ErrDeadlineExceeded; it can be called again. After Stop it returns what the kernel
 // has already told, then io.EOF.
 func (p *Probe) Read(ev *tcp.Event) error {
 	for {
@@ -138,6 +153,9 @@ func (p *Probe) Read(ev *tcp.Event) error {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			if p.lostSince(ev) {
 				return nil
+			}
+			if !p.deadline.IsZero() && !time.Now().Before(p.deadline) {
+				return os.ErrDeadlineExceeded
 			}
 			p.nextWait()
 		case errors.Is(err, ringbuf.ErrFlushed), errors.Is(err, ringbuf.ErrClosed):
@@ -161,12 +179,27 @@ func (p *Probe) nextWait() {
 		wait = idleInterval
 	}
 	p.quiet = true
-	p.ring.SetDeadline(time.Now().Add(wait))
+	p.waitAtMost(wait)
+}
+
+// waitAtMost limits how long the ring waits, no longer than to the deadline.
+func (p *Probe) waitAtMost(d time.Duration) {
+	until := time.Now().Add(d)
+	if !p.deadline.IsZero() && p.deadline.Before(until) {
+		until = p.deadline
+	}
+	p.ring.SetDeadline(until)
+}
+
+// SetDeadline makes Read give up at t; the zero Time means never.
+func (p *Probe) SetDeadline(t time.Time) {
+	p.deadline = t
+	p.waitAtMost(pollInterval)
 }
 
 // caughtUp prepares for a wait: events may still come without a wakeup.
 func (p *Probe) caughtUp() {
-	p.ring.SetDeadline(time.Now().Add(pollInterval))
+	p.waitAtMost(pollInterval)
 	p.decoder.wallOffset = wallOffset() // the wall clock may have been set
 	p.untilLoss = 0
 }
@@ -212,6 +245,9 @@ func (p *Probe) Account() Account {
 	a := p.seen
 	// Not the two state_change: each misses what the other sees.
 	for _, prog := range []*ebpf.Program{p.objs.DestroySock, p.objs.TimerStart, p.objs.TimerCancel, p.objs.TimerExpireExit} {
+		if prog == nil { // its hook is missing
+			continue
+		}
 		if stats, err := prog.Stats(); err == nil {
 			a.Missed += stats.RecursionMisses
 		}
@@ -231,6 +267,9 @@ func (p *Probe) Close() error {
 	}
 	if p.ring != nil {
 		errs = append(errs, p.ring.Close())
+	}
+	if p.cover != nil {
+		errs = append(errs, p.cover.trampoline.Close())
 	}
 	return errors.Join(append(errs, p.objs.Close())...)
 }

@@ -2,12 +2,13 @@ package probe
 
 import (
 	"bufio"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
-	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
@@ -37,21 +38,35 @@ func (p *Probe) Seed(emit func(*tcp.Event) error) error {
 // Sockets hands a row of kind Socket for each socket to emit, and traces nothing.
 func Sockets(cfg Config, emit func(*tcp.Event) error) error {
 	var objs bpfObjects
-	if _, err := load(cfg, &objs); err != nil {
+	cfg.Hooks = HooksTracepoints // nothing is traced
+	cover, err := load(cfg, &objs)
+	defer objs.Close()
+	if err != nil {
 		return err
 	}
-	defer objs.Close()
+	if why := cover.missing[hookTable]; why != nil {
+		return fmt.Errorf("walk over the sockets: %s: %w", hookTable, why)
+	}
 	return snapshot(&objs, newDecoder(cfg.KernelAddr), cfg, emit)
 }
 
 // snapshot looks at all open files first, so that the rows know their owners.
 func snapshot(objs *bpfObjects, d *decoder, cfg Config, emit func(*tcp.Event) error) error {
-	if err := walkFiles(objs, bpfPassModePASS_SEED); err != nil {
-		return err
-	}
-	namespaces, err := netNamespaces("/proc")
+	files, err := walkFiles(objs, bpfPassModePASS_SEED)
 	if err != nil {
 		return err
+	}
+	namespaces, err := netNamespaces("/proc", files)
+	if err != nil {
+		return err
+	}
+	return walkTables(objs, d, cfg, namespaces, emit)
+}
+
+// walkTables reads the sockets of every namespace.
+func walkTables(objs *bpfObjects, d *decoder, cfg Config, namespaces map[uint64]string, emit func(*tcp.Event) error) error {
+	if objs.Table == nil { // hookTable is missing, as Blind says
+		return nil
 	}
 	table, err := link.AttachIter(link.IterOptions{Program: objs.Table})
 	if err != nil {
@@ -68,6 +83,47 @@ func snapshot(objs *bpfObjects, d *decoder, cfg Config, emit func(*tcp.Event) er
 		}
 	}
 	return nil
+}
+
+// Rows hands a row for each socket that is in one of the states now to emit, with
+// its age as far as the trace or the kernel knows it. Call it after Seed, from the
+// goroutine that reads. Namespaces are looked for anew every namespaceInterval.
+func (p *Probe) Rows(states []tcp.State, emit func(*tcp.Event) error) error {
+	var wanted uint32
+	for _, s := range states {
+		wanted |= 1 << s
+	}
+	if err := p.objs.RowStates.Set(wanted); err != nil {
+		return fmt.Errorf("prepare the socket iterator: %w", err)
+	}
+	if time.Since(p.namespacesAt) > namespaceInterval {
+		files, err := walkFiles(&p.objs, bpfPassModePASS_MARK)
+		if err != nil {
+			return err
+		}
+		if p.namespaces, err = netNamespaces("/proc", files); err != nil {
+			return err
+		}
+		p.namespacesAt = time.Now()
+	}
+	return walkTables(&p.objs, p.decoder, p.cfg, p.namespaces, emit)
+}
+
+// Stack gives the code that opened a socket (tcp.Event.Stack): return addresses in
+// the owner's address space, innermost first.
+func (p *Probe) Stack(id uint32) ([]uint64, error) {
+	var stack [stackFrames]uint64
+	if id == 0 {
+		return nil, nil
+	}
+	if err := p.objs.Stacks.Lookup(id-1, &stack); err != nil {
+		return nil, fmt.Errorf("look up stack %d: %w", id, err)
+	}
+	n := slices.Index(stack[:], 0)
+	if n < 0 {
+		n = len(stack)
+	}
+	return stack[:n], nil
 }
 
 // readRows reads the sockets of the network namespace that the thread is in.
@@ -95,20 +151,46 @@ func readRows(table *link.Iter, d *decoder, emit func(*tcp.Event) error) error {
 	}
 }
 
-// walkFiles runs the program files over every open file of every process.
-func walkFiles(objs *bpfObjects, mode bpfPassMode) error {
+// walkFiles runs the program files over every open file of every process, and
+// returns the paths of those that are namespaces.
+func walkFiles(objs *bpfObjects, mode bpfPassMode) ([]string, error) {
+	if objs.Files == nil { // hookFiles is missing, as Blind says
+		return nil, nil
+	}
 	lingering, err := lingeringSocket()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer unix.Close(lingering)
 	if err := objs.PassMode.Set(mode); err != nil {
-		return fmt.Errorf("prepare the file iterator: %w", err)
+		return nil, fmt.Errorf("prepare the file iterator: %w", err)
 	}
-	if err := runIterator(objs.Files); err != nil {
-		return fmt.Errorf("look at open files: %w", err)
+	it, err := link.AttachIter(link.IterOptions{Program: objs.Files})
+	if err != nil {
+		return nil, fmt.Errorf("attach the file iterator: %w", err)
 	}
-	return nil
+	defer it.Close()
+	file, err := it.Open()
+	if err != nil {
+		return nil, fmt.Errorf("look at open files: %w", err)
+	}
+	defer file.Close()
+	return readNamespaceFiles(bufio.NewReader(file))
+}
+
+func readNamespaceFiles(r io.Reader) ([]string, error) {
+	var paths []string
+	for {
+		var file uint64 // write_namespace in bpf/snapshot.h
+		err := binary.Read(r, binary.NativeEndian, &file)
+		if errors.Is(err, io.EOF) {
+			return paths, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("look at open files: %w", err)
+		}
+		paths = append(paths, fmt.Sprintf("/proc/%d/fd/%d", file>>32, uint32(file)))
+	}
 }
 
 // lingeringSocket tells the program files how many ticks a second has: the kernel
@@ -125,20 +207,11 @@ func lingeringSocket() (int, error) {
 	return fd, nil
 }
 
-func runIterator(prog *ebpf.Program) error {
-	it, err := link.AttachIter(link.IterOptions{Program: prog})
-	if err != nil {
-		return err
-	}
-	defer it.Close()
-	file, err := it.Open()
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	_, err = io.Copy(io.Discard, file)
-	return err
-}
+// namespaceInterval is how old the list of namespaces may be that Rows works with.
+const namespaceInterval = 10 * time.Second
+
+// stackFrames is how many callers are kept of a stack: STACK_FRAMES in bpf/trace.h.
+const stackFrames = 32
 
 // ownerShare bounds the cost of looking for owners: a pass over all files may take
 // at most 1/ownerShare of the time between two.
@@ -171,8 +244,9 @@ func (p *Probe) refreshOnce() error {
 	if err := p.objs.Pass.Set(pass + 1); err != nil {
 		return err
 	}
-	if err := walkFiles(&p.objs, bpfPassModePASS_MARK); err != nil {
+	if _, err := walkFiles(&p.objs, bpfPassModePASS_MARK); err != nil {
 		return err
 	}
-	return walkFiles(&p.objs, bpfPassModePASS_REPLACE)
+	_, err := walkFiles(&p.objs, bpfPassModePASS_REPLACE)
+	return err
 }

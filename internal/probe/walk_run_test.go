@@ -1,6 +1,7 @@
 package probe_test
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -48,26 +49,34 @@ func TestWalk(t *testing.T) {
 	w, err := openWalk(probe.Config{
 		RingBytes:    32 << 20, // room for what else runs on the machine
 		OwnerRefresh: -1,       // so that owners depend on the events alone
+		Hooks:        probe.Hooks(cmp.Or(os.Getenv("TCPTRACE_TEST_HOOKS"), "tracepoints")),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	scenarios := allScenarios()
+	for _, sentence := range w.probe.Blind() {
+		t.Error(sentence)
+	}
 	slow := map[string]<-chan error{}
-	for _, s := range scenarios {
-		if s.slow {
-			slow[s.name] = w.start(s)
+	for _, g := range groups {
+		for _, s := range g.scenarios {
+			if s.slow {
+				slow[s.name] = w.start(s)
+			}
 		}
 	}
-	for _, s := range scenarios {
-		if !s.slow {
-			t.Run(s.name, func(t *testing.T) { report(t, <-w.start(s)) })
-		}
-	}
-	for _, s := range scenarios {
-		if s.slow {
-			t.Run(s.name, func(t *testing.T) { report(t, <-slow[s.name]) })
-		}
+	for _, g := range groups {
+		t.Run(g.name, func(t *testing.T) {
+			for _, s := range g.scenarios {
+				t.Run(s.name, func(t *testing.T) {
+					done, started := slow[s.name]
+					if !started {
+						done = w.start(s)
+					}
+					report(t, <-done)
+				})
+			}
+		})
 	}
 	account, err := w.close()
 	if err != nil {
@@ -78,22 +87,27 @@ func TestWalk(t *testing.T) {
 	t.Logf("%+v", account)
 }
 
-func allScenarios() []scenario {
-	var all []scenario
-	for _, part := range [][]scenario{openScenarios, closeScenarios, timeWaitScenarios, ownerScenarios, seedScenarios} {
-		all = append(all, part...)
-	}
-	return all
+// groups are the scenarios by subject. TIME_WAIT has the slow one, which is waited for
+// at the end of it, so it is the last.
+var groups = []struct {
+	name      string
+	scenarios []scenario
+}{
+	{"open", openScenarios},
+	{"close", closeScenarios},
+	{"owners", ownerScenarios},
+	{"seeding", seedScenarios},
+	{"TIME_WAIT", timeWaitScenarios},
 }
 
 // needRoot keeps a run that cannot trace from looking like one that passed.
 func needRoot(t *testing.T) {
 	t.Helper()
 	if os.Getenv("TCPTRACE_TEST_KERNEL") == "0" {
-		t.Skip("TCPTRACE_TEST_KERNEL=0: the walk over the state diagram was not asked for")
+		t.Skip("TCPTRACE_TEST_KERNEL=0: tests that need the kernel were not asked for")
 	}
 	if os.Geteuid() != 0 {
-		t.Fatal("the walk over the state diagram loads programs into the kernel: run it as root, or set TCPTRACE_TEST_KERNEL=0 to leave it out")
+		t.Fatal("this test loads programs into the kernel: run it as root, or set TCPTRACE_TEST_KERNEL=0 to leave it out")
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strconv"
 	"testing"
+
+	"github.com/tcptrace/tcptrace/internal/tcp"
 )
 
 // loads are the kinds of traffic, as arguments of churn. Two threads make sockets of
@@ -114,6 +116,19 @@ func agree(t *testing.T, name string, args []string) (clean bool) {
 	return clean
 }
 
+// events is what we tell of what tracefs saw: in place of each LISTEN>SYN_RECV of a
+// child comes that of its request sock; of each X>CLOSE that begins a TIME_WAIT come
+// two. How many of these there are varies from run to run, as closes may cross.
+func events(seen []Edge) int {
+	n := len(seen)
+	for _, e := range seen {
+		if e.New == tcp.Close && (e.Old == tcp.FinWait2 || e.Old == tcp.Closing) {
+			n++
+		}
+	}
+	return n
+}
+
 // When the reader stalls and the ring is far too small, every event is either written
 // or counted as lost, the steps of mini-sockets included.
 func TestOverloadIsCountedExactly(t *testing.T) {
@@ -124,23 +139,18 @@ func TestOverloadIsCountedExactly(t *testing.T) {
 			file := tempFile(t)
 			tr.out.sendTo(file)
 			tr.out.mu.Lock() // the reader stalls
-			seen, made, complete := record(ns, load.args...)
+			seen, _, complete := record(ns, load.args...)
 			tr.out.mu.Unlock()
 			ns.close() // ends every TIME_WAIT
 			eventually(t, "the end of every TIME_WAIT", func() error {
 				return tr.wantEntries(map[string]int{"timewaits": 0})
 			})
 			tr.stop()
-			if complete && len(seen) != made.Events {
-				t.Errorf("churn made %d events, the oracle saw %d", made.Events, len(seen))
+			if !complete {
+				t.Fatal("the oracle lost events: it cannot judge")
 			}
 			told := countFile(t, file)
-			// In place of each LISTEN>SYN_RECV of a child comes that of its request
-			// sock; of each X>CLOSE that begins a TIME_WAIT come two.
-			happened := made.Events
-			if load.name[:3] == "fin" {
-				happened += made.Conns
-			}
+			happened := events(seen)
 			if told.Written+told.Lost != happened {
 				t.Errorf("%d events written + %d counted as lost = %d, but %d happened",
 					told.Written, told.Lost, told.Written+told.Lost, happened)

@@ -86,7 +86,7 @@ func (ns *namespace) close() {
 
 func (ns *namespace) churnCommand(args ...string) *exec.Cmd {
 	ns.t.Helper()
-	return exec.Command("nsenter", append([]string{"--net=" + ns.path(), program(ns.t, "churn")}, args...)...)
+	return exec.Command("nsenter", append([]string{"-n" + ns.path(), "--", program(ns.t, "churn")}, args...)...)
 }
 
 // load is what churn says that it did.

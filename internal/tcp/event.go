@@ -122,6 +122,8 @@ type Event struct {
 	Cgroup      string // cgroup v2 path, raw; filled in by enrich
 	ContainerID string // filled in by enrich
 
+	Stack uint32 // names the code that opened the socket, see probe.Stack; 0: not kept
+
 	HasCounters   bool // the next four apply
 	BytesSent     uint64
 	BytesReceived uint64

@@ -1,0 +1,28 @@
+package probe
+
+import (
+	"fmt"
+	"os"
+)
+
+// PortRange reads ip_local_port_range of a network namespace: the first and the
+// last port that connect() picks from. It needs a Rows before.
+func (p *Probe) PortRange(netns uint32) (first, last uint16, err error) {
+	path, known := p.namespaces[uint64(netns)]
+	if !known {
+		return 0, 0, fmt.Errorf("read the port range of network namespace %d: it is not found", netns)
+	}
+	err = inNamespace(path, func() error {
+		// The sysctl is that of the thread that opens the file.
+		text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Sscan(string(text), &first, &last)
+		return err
+	})
+	if err != nil {
+		return 0, 0, fmt.Errorf("read the port range of network namespace %d: %w", netns, err)
+	}
+	return first, last, nil
+}

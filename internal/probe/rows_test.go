@@ -1,0 +1,129 @@
+package probe_test
+
+import (
+	"errors"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tcptrace/tcptrace/internal/probe"
+	"github.com/tcptrace/tcptrace/internal/tcp"
+)
+
+// Rows shows a socket that Seed has shown already, with the age that the trace
+// knows, and with the code that opened it.
+func TestRows(t *testing.T) {
+	needRoot(t)
+	p, err := probe.Open(probe.Config{Stacks: true, OwnerRefresh: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	if err := p.Seed(func(*tcp.Event) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	before := time.Now()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	// Nobody listens there, but a listener of our own is a socket to find.
+	if err := unix.Listen(fd, 1); err != nil {
+		t.Fatal(err)
+	}
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		row := findRow(t, p, tcp.Listen, cookie)
+		if row.PID != uint32(os.Getpid()) || row.DurationKind != tcp.Exact || row.Duration > uint64(time.Since(before)) {
+			t.Errorf("got pid %d, %s duration %d ns, want %d, exact, at most %v", row.PID, row.DurationKind, row.Duration, os.Getpid(), time.Since(before))
+		}
+	}
+	if row := findRow(t, p, tcp.CloseWait, cookie); row != nil {
+		t.Errorf("a listener is among the sockets in CLOSE_WAIT: %+v", row)
+	}
+}
+
+func findRow(t *testing.T, p *probe.Probe, state tcp.State, cookie uint64) (found *tcp.Event) {
+	t.Helper()
+	err := p.Rows([]tcp.State{state}, func(e *tcp.Event) error {
+		if e.New != state || e.Kind != tcp.Socket {
+			t.Errorf("got a row in %v, want %v", e.New, state)
+		}
+		if e.Cookie == cookie {
+			row := *e
+			found = &row
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+// The stack of connect() leads here.
+func TestStack(t *testing.T) {
+	needRoot(t)
+	p, err := probe.Open(probe.Config{Stacks: true, OwnerRefresh: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Port 1 of loopback refuses; that it was tried is enough.
+	if err := unix.Connect(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}, Port: 1}); err != unix.ECONNREFUSED {
+		t.Fatalf("connect to a port without listener: %v", err)
+	}
+	p.SetDeadline(time.Now().Add(10 * time.Second))
+	var ev tcp.Event
+	for ev.Cookie != cookie {
+		if err := p.Read(&ev); err != nil {
+			t.Fatal(err)
+		}
+	}
+	addrs, err := p.Stack(ev.Stack)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var functions []string
+	for _, a := range addrs {
+		functions = append(functions, runtime.FuncForPC(uintptr(a)).Name())
+	}
+	if !slices.ContainsFunc(functions, func(f string) bool { return strings.HasSuffix(f, ".TestStack") }) {
+		t.Errorf("the stack of connect() is %q, want TestStack in it", functions)
+	}
+}
+
+// A deadline ends a Read that has nothing to tell, and leaves the probe usable.
+func TestReadDeadline(t *testing.T) {
+	needRoot(t)
+	p, err := probe.Open(probe.Config{NetNS: 1, OwnerRefresh: -1}) // no such namespace: silence
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	var ev tcp.Event
+	for range 2 {
+		p.SetDeadline(time.Now().Add(30 * time.Millisecond))
+		if err := p.Read(&ev); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatalf("got %v, want %v", err, os.ErrDeadlineExceeded)
+		}
+	}
+}
