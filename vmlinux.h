@@ -53,6 +53,7 @@ enum {
 /* Used only to ask whether this kernel has a helper (CO-RE enum existence). */
 enum bpf_func_id {
 	BPF_FUNC_get_current_task_btf = 158,
+	BPF_FUNC_task_pt_regs = 175,
 };
 
 /* include/net/tcp_states.h */
@@ -302,6 +303,11 @@ struct sk_buff {
 };
 
 struct seq_file;
+
+/* The user's registers: x86-64 and arm64 call the stack pointer alike. */
+struct pt_regs {
+	unsigned long sp;
+};
 
 /* What the tracepoints syscalls:sys_exit_* hand over. */
 struct trace_event_raw_sys_exit {

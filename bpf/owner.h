@@ -128,6 +128,24 @@ static __always_inline struct sock *tcp_sock_of(struct file *file)
 	return protocol == IPPROTO_TCP && BPF_CORE_READ(sk, sk_type) == SOCK_STREAM ? sk : NULL;
 }
 
+/*
+ * keep_top keeps the first words of the user stack. glibc's connect() and accept()
+ * have no frame pointer, so the walk misses their caller: its address is among these.
+ */
+static __always_inline void keep_top(u32 id)
+{
+	struct pt_regs *regs;
+	struct stack_top top;
+
+	if (!bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_task_pt_regs)) /* 5.15+ */
+		return;
+	if (bpf_map_lookup_elem(&stack_tops, &id))
+		return;
+	regs = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
+	if (bpf_probe_read_user(&top, sizeof(top), (void *)BPF_CORE_READ(regs, sp)) == 0)
+		bpf_map_update_elem(&stack_tops, &id, &top, BPF_NOEXIST);
+}
+
 /* take_stack remembers which code opens the socket. */
 static __always_inline void take_stack(void *ctx, struct life *l)
 {
@@ -136,8 +154,10 @@ static __always_inline void take_stack(void *ctx, struct life *l)
 	if (!take_stacks)
 		return;
 	id = bpf_get_stackid(ctx, &stacks, BPF_F_USER_STACK);
-	if (id >= 0)
-		l->stack = id + 1;
+	if (id < 0)
+		return;
+	l->stack = id + 1;
+	keep_top(id);
 }
 
 /*

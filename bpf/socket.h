@@ -86,7 +86,8 @@ static __always_inline void child_grown(struct life *l, const struct conn *c)
 	l->flags &= ~LIFE_CHILD;
 	if (l->flags & LIFE_REQUEST)
 		return;
-	inherit_from_port(&l->owner, c);
+	if (l->owner.source == OWNER_NONE) /* Fast Open: it may be accepted already */
+		inherit_from_port(&l->owner, c);
 	l->state = TCP_LISTEN;
 	l->kind = DURATION_NONE;
 	emit(l->since, l->sk, c, l, TCP_SYN_RECV, REASON_SYN_RECEIVED, 0, NULL);
@@ -202,22 +203,7 @@ static __noinline int change_life(void *ctx, struct sock *sk, struct life *l, st
 	return 0;
 }
 
-/*
- * state_change is the heart. Three copies of it see each event, as the kernel does
- * not nest a program in itself (6.1+, __bpf_trace_run):
- *
- *   COPY_TASK     the process works on the socket
- *   COPY_AGAIN    the same, where COPY_TASK was skipped: since 7.0 tracepoints are
- *                 preemptible (SRCU-fast), and another process may be
- *                 stopped in the middle of COPY_TASK on this CPU
- *   COPY_SOFTIRQ  a softirq, that may have interrupted COPY_TASK
- */
-enum copy {
-	COPY_TASK,
-	COPY_AGAIN,
-	COPY_SOFTIRQ,
-};
-
+/* told notes that a change was told, for the copies of state_change() to come. */
 static __always_inline void told(u64 sk, int state)
 {
 	struct moment *moment = this_moment();
@@ -228,7 +214,7 @@ static __always_inline void told(u64 sk, int state)
 	moment->told_state = state;
 }
 
-/* was_told: mostly this CPU told it a moment ago, else the socket's life knows. */
+/* was_told: mostly this CPU did it a moment ago, else the socket's life knows. */
 static __always_inline bool was_told(u64 sk, int state)
 {
 	struct moment *moment = this_moment();
@@ -240,27 +226,28 @@ static __always_inline bool was_told(u64 sk, int state)
 	return l && l->state == state;
 }
 
+/*
+ * state_change is the heart. Several copies of it see each event, and the first
+ * that runs tells it: the kernel does not nest a program in itself (6.1+,
+ * __bpf_trace_run), so a softirq that interrupts one copy in a process needs
+ * another. That can happen once; but since 7.0 tracepoints are preemptible
+ * (SRCU-fast), and a process that is stopped in a copy blocks it for others.
+ */
 static __always_inline int state_change(void *ctx, struct sock *sk, int old, int new,
-					enum copy copy)
+					bool first_copy)
 {
-	bool in_task = copy != COPY_SOFTIRQ;
-	struct edge edge = {old, new, in_task};
+	struct edge edge = {old, new, sk->sk_lock.owned != 0};
 	struct inet_sock *inet = (void *)sk;
 	u64 key = (u64)sk;
 	struct life fresh, *l;
 	struct conn c;
 
-	if (copy == COPY_AGAIN && !preemptible) /* then it is not attached either */
-		return 0;
-	if ((sk->sk_lock.owned != 0) != in_task)
-		return 0;
 	/* MPTCP's own sockets, SCTP and DCCP come here too; self-transitions are no news. */
 	if (sk->sk_protocol != IPPROTO_TCP || old == new)
 		return 0;
-	if (copy == COPY_AGAIN && was_told(key, new))
+	if (!first_copy && was_told(key, new))
 		return 0;
-	if (preemptible && in_task)
-		told(key, new);
+	told(key, new);
 	if (old == TCP_LISTEN && new == TCP_SYN_RECV) {
 		child_cloned(sk);
 		return 0;

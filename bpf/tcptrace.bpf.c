@@ -16,23 +16,23 @@
 #include "request.h"
 #include "snapshot.h"
 
-/* Three copies of one program, see state_change(). */
+/* Copies of one program, see state_change(). The third is for preemptible tracepoints. */
 SEC("tp_btf/inet_sock_set_state")
-int BPF_PROG(state_change_task, struct sock *sk, int old, int new)
+int BPF_PROG(state_change_1, struct sock *sk, int old, int new)
 {
-	return state_change(ctx, sk, old, new, COPY_TASK);
+	return state_change(ctx, sk, old, new, true);
 }
 
 SEC("tp_btf/inet_sock_set_state")
-int BPF_PROG(state_change_again, struct sock *sk, int old, int new)
+int BPF_PROG(state_change_2, struct sock *sk, int old, int new)
 {
-	return state_change(ctx, sk, old, new, COPY_AGAIN);
+	return state_change(ctx, sk, old, new, false);
 }
 
 SEC("tp_btf/inet_sock_set_state")
-int BPF_PROG(state_change_softirq, struct sock *sk, int old, int new)
+int BPF_PROG(state_change_3, struct sock *sk, int old, int new)
 {
-	return state_change(ctx, sk, old, new, COPY_SOFTIRQ);
+	return state_change(ctx, sk, old, new, false);
 }
 
 SEC("tp_btf/tcp_destroy_sock")

@@ -38,7 +38,6 @@ const volatile u64 tw_timer_handler;
 const volatile u64 reqsk_timer_handler;
 
 const volatile bool take_stacks;
-const volatile bool preemptible; /* tracepoints: see state_change() */
 
 /* Ticks per second, learned by the first pass over all files (snapshot.h). */
 u32 hz;
@@ -146,7 +145,8 @@ struct {
 
 /*
  * What one CPU is in the middle of. child and expiring are set and used up within
- * one softirq, which no other softirq on that CPU can interrupt.
+ * one softirq, which no other softirq on that CPU can interrupt; told may be
+ * overwritten at any time, see was_told().
  */
 struct moment {
 	u64 child;    /* sock just cloned from a listener for a finished handshake */
@@ -175,6 +175,22 @@ struct {
 	__uint(key_size, sizeof(u32));
 	__uint(value_size, STACK_FRAMES * sizeof(u64));
 } stacks SEC(".maps");
+
+/*
+ * What lies on top of these stacks, by their id. Inserted with the stack, deleted
+ * with the map; when full, the top of that stack is not kept.
+ */
+struct stack_top {
+	u64 words[16];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, u32);
+	__type(value, struct stack_top);
+} stack_tops SEC(".maps");
 
 /* The way out. When full, the event is counted in lost. */
 struct {

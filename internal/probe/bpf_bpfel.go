@@ -186,6 +186,11 @@ const (
 	bpfRoleROLE_LISTENER bpfRole = 3
 )
 
+type bpfStackTop struct {
+	_     structs.HostLayout
+	Words [16]uint64
+}
+
 type bpfTextRange struct {
 	_      structs.HostLayout
 	Start  uint64
@@ -198,45 +203,45 @@ type bpfTextRange struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	bpfMapEvents              = "events"
-	bpfMapListeners           = "listeners"
-	bpfMapMoments             = "moments"
-	bpfMapRequests            = "requests"
-	bpfMapSocks               = "socks"
-	bpfMapStacks              = "stacks"
-	bpfMapTimewaits           = "timewaits"
-	bpfProgAccept4Exit        = "accept4_exit"
-	bpfProgAcceptExit         = "accept_exit"
-	bpfProgDestroySock        = "destroy_sock"
-	bpfProgFiles              = "files"
-	bpfProgKfreeSkb           = "kfree_skb"
-	bpfProgRcvSpaceAdjust     = "rcv_space_adjust"
-	bpfProgStateChangeAgain   = "state_change_again"
-	bpfProgStateChangeSoftirq = "state_change_softirq"
-	bpfProgStateChangeTask    = "state_change_task"
-	bpfProgTable              = "table"
-	bpfProgTimerCancel        = "timer_cancel"
-	bpfProgTimerExpireExit    = "timer_expire_exit"
-	bpfProgTimerStart         = "timer_start"
-	bpfVarCallers             = "callers"
-	bpfVarCloseIsEnd          = "close_is_end"
-	bpfVarFilterFamily        = "filter_family"
-	bpfVarFilterLports        = "filter_lports"
-	bpfVarFilterNetns         = "filter_netns"
-	bpfVarFilterRports        = "filter_rports"
-	bpfVarHasSocketCookie     = "has_socket_cookie"
-	bpfVarHz                  = "hz"
-	bpfVarLastWakeup          = "last_wakeup"
-	bpfVarLoaderPid           = "loader_pid"
-	bpfVarLost                = "lost"
-	bpfVarPass                = "pass"
-	bpfVarPassMode            = "pass_mode"
-	bpfVarPreemptible         = "preemptible"
-	bpfVarReqskTimerHandler   = "reqsk_timer_handler"
-	bpfVarRowStates           = "row_states"
-	bpfVarTakeStacks          = "take_stacks"
-	bpfVarTwTimerHandler      = "tw_timer_handler"
-	bpfVarUntracked           = "untracked"
+	bpfMapEvents            = "events"
+	bpfMapListeners         = "listeners"
+	bpfMapMoments           = "moments"
+	bpfMapRequests          = "requests"
+	bpfMapSocks             = "socks"
+	bpfMapStackTops         = "stack_tops"
+	bpfMapStacks            = "stacks"
+	bpfMapTimewaits         = "timewaits"
+	bpfProgAccept4Exit      = "accept4_exit"
+	bpfProgAcceptExit       = "accept_exit"
+	bpfProgDestroySock      = "destroy_sock"
+	bpfProgFiles            = "files"
+	bpfProgKfreeSkb         = "kfree_skb"
+	bpfProgRcvSpaceAdjust   = "rcv_space_adjust"
+	bpfProgStateChange1     = "state_change_1"
+	bpfProgStateChange2     = "state_change_2"
+	bpfProgStateChange3     = "state_change_3"
+	bpfProgTable            = "table"
+	bpfProgTimerCancel      = "timer_cancel"
+	bpfProgTimerExpireExit  = "timer_expire_exit"
+	bpfProgTimerStart       = "timer_start"
+	bpfVarCallers           = "callers"
+	bpfVarCloseIsEnd        = "close_is_end"
+	bpfVarFilterFamily      = "filter_family"
+	bpfVarFilterLports      = "filter_lports"
+	bpfVarFilterNetns       = "filter_netns"
+	bpfVarFilterRports      = "filter_rports"
+	bpfVarHasSocketCookie   = "has_socket_cookie"
+	bpfVarHz                = "hz"
+	bpfVarLastWakeup        = "last_wakeup"
+	bpfVarLoaderPid         = "loader_pid"
+	bpfVarLost              = "lost"
+	bpfVarPass              = "pass"
+	bpfVarPassMode          = "pass_mode"
+	bpfVarReqskTimerHandler = "reqsk_timer_handler"
+	bpfVarRowStates         = "row_states"
+	bpfVarTakeStacks        = "take_stacks"
+	bpfVarTwTimerHandler    = "tw_timer_handler"
+	bpfVarUntracked         = "untracked"
 )
 
 // loadBpf returns the embedded CollectionSpec for bpf.
@@ -281,19 +286,19 @@ type bpfSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfProgramSpecs struct {
-	Accept4Exit        *ebpf.ProgramSpec `ebpf:"accept4_exit"`
-	AcceptExit         *ebpf.ProgramSpec `ebpf:"accept_exit"`
-	DestroySock        *ebpf.ProgramSpec `ebpf:"destroy_sock"`
-	Files              *ebpf.ProgramSpec `ebpf:"files"`
-	KfreeSkb           *ebpf.ProgramSpec `ebpf:"kfree_skb"`
-	RcvSpaceAdjust     *ebpf.ProgramSpec `ebpf:"rcv_space_adjust"`
-	StateChangeAgain   *ebpf.ProgramSpec `ebpf:"state_change_again"`
-	StateChangeSoftirq *ebpf.ProgramSpec `ebpf:"state_change_softirq"`
-	StateChangeTask    *ebpf.ProgramSpec `ebpf:"state_change_task"`
-	Table              *ebpf.ProgramSpec `ebpf:"table"`
-	TimerCancel        *ebpf.ProgramSpec `ebpf:"timer_cancel"`
-	TimerExpireExit    *ebpf.ProgramSpec `ebpf:"timer_expire_exit"`
-	TimerStart         *ebpf.ProgramSpec `ebpf:"timer_start"`
+	Accept4Exit     *ebpf.ProgramSpec `ebpf:"accept4_exit"`
+	AcceptExit      *ebpf.ProgramSpec `ebpf:"accept_exit"`
+	DestroySock     *ebpf.ProgramSpec `ebpf:"destroy_sock"`
+	Files           *ebpf.ProgramSpec `ebpf:"files"`
+	KfreeSkb        *ebpf.ProgramSpec `ebpf:"kfree_skb"`
+	RcvSpaceAdjust  *ebpf.ProgramSpec `ebpf:"rcv_space_adjust"`
+	StateChange1    *ebpf.ProgramSpec `ebpf:"state_change_1"`
+	StateChange2    *ebpf.ProgramSpec `ebpf:"state_change_2"`
+	StateChange3    *ebpf.ProgramSpec `ebpf:"state_change_3"`
+	Table           *ebpf.ProgramSpec `ebpf:"table"`
+	TimerCancel     *ebpf.ProgramSpec `ebpf:"timer_cancel"`
+	TimerExpireExit *ebpf.ProgramSpec `ebpf:"timer_expire_exit"`
+	TimerStart      *ebpf.ProgramSpec `ebpf:"timer_start"`
 }
 
 // bpfMapSpecs contains maps before they are loaded into the kernel.
@@ -305,6 +310,7 @@ type bpfMapSpecs struct {
 	Moments   *ebpf.MapSpec `ebpf:"moments"`
 	Requests  *ebpf.MapSpec `ebpf:"requests"`
 	Socks     *ebpf.MapSpec `ebpf:"socks"`
+	StackTops *ebpf.MapSpec `ebpf:"stack_tops"`
 	Stacks    *ebpf.MapSpec `ebpf:"stacks"`
 	Timewaits *ebpf.MapSpec `ebpf:"timewaits"`
 }
@@ -326,7 +332,6 @@ type bpfVariableSpecs struct {
 	Lost              *ebpf.VariableSpec `ebpf:"lost"`
 	Pass              *ebpf.VariableSpec `ebpf:"pass"`
 	PassMode          *ebpf.VariableSpec `ebpf:"pass_mode"`
-	Preemptible       *ebpf.VariableSpec `ebpf:"preemptible"`
 	ReqskTimerHandler *ebpf.VariableSpec `ebpf:"reqsk_timer_handler"`
 	RowStates         *ebpf.VariableSpec `ebpf:"row_states"`
 	TakeStacks        *ebpf.VariableSpec `ebpf:"take_stacks"`
@@ -359,6 +364,7 @@ type bpfMaps struct {
 	Moments   *ebpf.Map `ebpf:"moments"`
 	Requests  *ebpf.Map `ebpf:"requests"`
 	Socks     *ebpf.Map `ebpf:"socks"`
+	StackTops *ebpf.Map `ebpf:"stack_tops"`
 	Stacks    *ebpf.Map `ebpf:"stacks"`
 	Timewaits *ebpf.Map `ebpf:"timewaits"`
 }
@@ -370,6 +376,7 @@ func (m *bpfMaps) Close() error {
 		m.Moments,
 		m.Requests,
 		m.Socks,
+		m.StackTops,
 		m.Stacks,
 		m.Timewaits,
 	)
@@ -392,7 +399,6 @@ type bpfVariables struct {
 	Lost              *ebpf.Variable `ebpf:"lost"`
 	Pass              *ebpf.Variable `ebpf:"pass"`
 	PassMode          *ebpf.Variable `ebpf:"pass_mode"`
-	Preemptible       *ebpf.Variable `ebpf:"preemptible"`
 	ReqskTimerHandler *ebpf.Variable `ebpf:"reqsk_timer_handler"`
 	RowStates         *ebpf.Variable `ebpf:"row_states"`
 	TakeStacks        *ebpf.Variable `ebpf:"take_stacks"`
@@ -404,19 +410,19 @@ type bpfVariables struct {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfPrograms struct {
-	Accept4Exit        *ebpf.Program `ebpf:"accept4_exit"`
-	AcceptExit         *ebpf.Program `ebpf:"accept_exit"`
-	DestroySock        *ebpf.Program `ebpf:"destroy_sock"`
-	Files              *ebpf.Program `ebpf:"files"`
-	KfreeSkb           *ebpf.Program `ebpf:"kfree_skb"`
-	RcvSpaceAdjust     *ebpf.Program `ebpf:"rcv_space_adjust"`
-	StateChangeAgain   *ebpf.Program `ebpf:"state_change_again"`
-	StateChangeSoftirq *ebpf.Program `ebpf:"state_change_softirq"`
-	StateChangeTask    *ebpf.Program `ebpf:"state_change_task"`
-	Table              *ebpf.Program `ebpf:"table"`
-	TimerCancel        *ebpf.Program `ebpf:"timer_cancel"`
-	TimerExpireExit    *ebpf.Program `ebpf:"timer_expire_exit"`
-	TimerStart         *ebpf.Program `ebpf:"timer_start"`
+	Accept4Exit     *ebpf.Program `ebpf:"accept4_exit"`
+	AcceptExit      *ebpf.Program `ebpf:"accept_exit"`
+	DestroySock     *ebpf.Program `ebpf:"destroy_sock"`
+	Files           *ebpf.Program `ebpf:"files"`
+	KfreeSkb        *ebpf.Program `ebpf:"kfree_skb"`
+	RcvSpaceAdjust  *ebpf.Program `ebpf:"rcv_space_adjust"`
+	StateChange1    *ebpf.Program `ebpf:"state_change_1"`
+	StateChange2    *ebpf.Program `ebpf:"state_change_2"`
+	StateChange3    *ebpf.Program `ebpf:"state_change_3"`
+	Table           *ebpf.Program `ebpf:"table"`
+	TimerCancel     *ebpf.Program `ebpf:"timer_cancel"`
+	TimerExpireExit *ebpf.Program `ebpf:"timer_expire_exit"`
+	TimerStart      *ebpf.Program `ebpf:"timer_start"`
 }
 
 func (p *bpfPrograms) Close() error {
@@ -427,9 +433,9 @@ func (p *bpfPrograms) Close() error {
 		p.Files,
 		p.KfreeSkb,
 		p.RcvSpaceAdjust,
-		p.StateChangeAgain,
-		p.StateChangeSoftirq,
-		p.StateChangeTask,
+		p.StateChange1,
+		p.StateChange2,
+		p.StateChange3,
 		p.Table,
 		p.TimerCancel,
 		p.TimerExpireExit,

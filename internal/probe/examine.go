@@ -2,6 +2,7 @@ package probe
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -45,7 +46,7 @@ func Examine(cfg Config) ([]Finding, error) {
 		return findings, err
 	}
 	findings = append(findings, hooked...)
-	return append(findings, p.cover.acceptFinding(), cookieFinding(cfg), mptcpFinding(), namespaceFinding()), nil
+	return append(findings, p.cover.acceptFinding(), cookieFinding(cfg), mptcpFinding(), destroyFinding(), namespaceFinding()), nil
 }
 
 func kernelFinding() Finding {
@@ -75,21 +76,35 @@ func capabilityFinding() Finding {
 	return f
 }
 
-// lockdownFinding reads which of "[none] integrity confidentiality" is in force.
 func lockdownFinding() Finding {
-	f := Finding{Name: "lockdown", Status: OK, Found: "none"}
-	modes, err := os.ReadFile("/sys/kernel/security/lockdown")
-	if err != nil {
+	f := Finding{Name: "lockdown", Status: OK}
+	switch mode := lockdown(); mode {
+	case "":
 		f.Found = "none, or not shown (securityfs)"
-		return f
-	}
-	if _, rest, ok := strings.Cut(string(modes), "["); ok {
-		f.Found, _, _ = strings.Cut(rest, "]")
-	}
-	if f.Found == "confidentiality" {
-		f.Status, f.Means = Missing, "BPF programs may not read the kernel: boot with lockdown=integrity or without"
+	case confidentiality:
+		f.Status, f.Found, f.Means = Missing, mode, lockedDown
+	default:
+		f.Found = mode
 	}
 	return f
+}
+
+// confidentiality is the lockdown in which nothing can be traced.
+const (
+	confidentiality = "confidentiality"
+	lockedDown      = "this kernel is locked down (confidentiality) and lets no BPF program read its memory: boot it with lockdown=integrity, or without"
+)
+
+// lockdown reads which of "[none] integrity confidentiality" is in force; empty where
+// that is not shown.
+func lockdown() string {
+	modes, err := os.ReadFile("/sys/kernel/security/lockdown")
+	if err != nil {
+		return ""
+	}
+	_, rest, _ := strings.Cut(string(modes), "[")
+	mode, _, _ := strings.Cut(rest, "]")
+	return mode
 }
 
 func typesFinding(cfg Config) Finding {
@@ -118,10 +133,12 @@ func (c *coverage) hookFindings() (findings []Finding, err error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, h := range slices.Backward(allHooks()) {
-		if h.name == stacksHook.name && !c.stacks {
-			continue
-		}
+	wanted := slices.Clone(hooks)
+	slices.Reverse(wanted) // the indispensable one first
+	if c.stacks {
+		wanted = append(wanted, stacksHook)
+	}
+	for _, h := range wanted {
 		f := Finding{Name: h.shows, Status: OK, Found: h.way(spec)}
 		if why := c.missing[h.name]; why != nil {
 			f.Status, f.Found, f.Means = Partly, why.Error(), h.blind
@@ -173,6 +190,16 @@ func mptcpFinding() Finding {
 		}
 	}
 	return f
+}
+
+// destroyFinding asks the kernel to close a socket that cannot be.
+func destroyFinding() Finding {
+	nowhere := netip.AddrPortFrom(netip.IPv4Unspecified(), 0)
+	err := destroyAll([]Target{{Cookie: 1 << 63, Local: nowhere, Remote: nowhere}}, func(Target, error) {})
+	if err != nil {
+		return Finding{"SOCK_DESTROY", Partly, err.Error(), "leaks --kill cannot close sockets"}
+	}
+	return Finding{"SOCK_DESTROY", OK, "for leaks --kill", ""}
 }
 
 func namespaceFinding() Finding {

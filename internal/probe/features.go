@@ -94,12 +94,9 @@ var hooks = []hook{
 	}, {
 		name: hookState, shows: "state changes",
 		programs: func(p *bpfPrograms) []slot {
-			copies := []slot{
-				{bpfProgStateChangeSoftirq, &p.StateChangeSoftirq},
-				{bpfProgStateChangeTask, &p.StateChangeTask},
-			}
+			copies := []slot{{bpfProgStateChange1, &p.StateChange1}, {bpfProgStateChange2, &p.StateChange2}}
 			if preemptibleTracepoints() {
-				copies = append(copies, slot{bpfProgStateChangeAgain, &p.StateChangeAgain}) // after Task
+				copies = append(copies, slot{bpfProgStateChange3, &p.StateChange3})
 			}
 			return copies
 		},

@@ -225,7 +225,6 @@ func adapt(spec *ebpf.CollectionSpec, kernel *btf.Spec, symbols map[string]symbo
 		spec.Variables[bpfVarHasSocketCookie].Set(hasCookieHelper(kernel)),
 		spec.Variables[bpfVarCloseIsEnd].Set(!c.has(hookDestroy)),
 		spec.Variables[bpfVarHz].Set(ticksPerSecond()),
-		spec.Variables[bpfVarPreemptible].Set(preemptibleTracepoints()),
 		spec.Variables[bpfVarTwTimerHandler].Set(timewait),
 		spec.Variables[bpfVarReqskTimerHandler].Set(request),
 		spec.Variables[bpfVarLoaderPid].Set(uint32(os.Getpid())),
@@ -271,6 +270,7 @@ func configure(spec *ebpf.CollectionSpec, cfg Config) error {
 	}
 	if !cfg.Stacks {
 		spec.Maps[bpfMapStacks].MaxEntries = 1
+		spec.Maps[bpfMapStackTops].MaxEntries = 1
 	}
 	errs := []error{
 		spec.Variables[bpfVarTakeStacks].Set(cfg.Stacks),

@@ -106,6 +106,9 @@ func TestStack(t *testing.T) {
 	for _, a := range addrs {
 		functions = append(functions, runtime.FuncForPC(uintptr(a)).Name())
 	}
+	if len(p.StackTop(ev.Stack)) == 0 {
+		t.Error("the top of the stack is not kept")
+	}
 	if !slices.ContainsFunc(functions, func(f string) bool { return strings.HasSuffix(f, ".TestStack") }) {
 		t.Errorf("the stack of connect() is %q, want TestStack in it", functions)
 	}

@@ -151,6 +151,16 @@ func readRows(table *link.Iter, d *decoder, emit func(*tcp.Event) error) error {
 	}
 }
 
+// StackTop gives the first words of that user stack, for what a walk along frame
+// pointers misses; nil where the kernel cannot tell (before 5.15).
+func (p *Probe) StackTop(id uint32) []uint64 {
+	var top bpfStackTop
+	if id == 0 || p.objs.StackTops.Lookup(id-1, &top) != nil {
+		return nil
+	}
+	return top.Words[:]
+}
+
 // walkFiles runs the program files over every open file of every process, and
 // returns the paths of those that are namespaces.
 func walkFiles(objs *bpfObjects, mode bpfPassMode) ([]string, error) {

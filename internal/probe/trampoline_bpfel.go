@@ -21,6 +21,7 @@ const (
 	trampolineMapMoments           = "moments"
 	trampolineMapRequests          = "requests"
 	trampolineMapSocks             = "socks"
+	trampolineMapStackTops         = "stack_tops"
 	trampolineMapStacks            = "stacks"
 	trampolineMapTimewaits         = "timewaits"
 	trampolineProgAcceptArg        = "accept_arg"
@@ -33,7 +34,6 @@ const (
 	trampolineVarHz                = "hz"
 	trampolineVarLastWakeup        = "last_wakeup"
 	trampolineVarLost              = "lost"
-	trampolineVarPreemptible       = "preemptible"
 	trampolineVarReqskTimerHandler = "reqsk_timer_handler"
 	trampolineVarTakeStacks        = "take_stacks"
 	trampolineVarTwTimerHandler    = "tw_timer_handler"
@@ -95,6 +95,7 @@ type trampolineMapSpecs struct {
 	Moments   *ebpf.MapSpec `ebpf:"moments"`
 	Requests  *ebpf.MapSpec `ebpf:"requests"`
 	Socks     *ebpf.MapSpec `ebpf:"socks"`
+	StackTops *ebpf.MapSpec `ebpf:"stack_tops"`
 	Stacks    *ebpf.MapSpec `ebpf:"stacks"`
 	Timewaits *ebpf.MapSpec `ebpf:"timewaits"`
 }
@@ -111,7 +112,6 @@ type trampolineVariableSpecs struct {
 	Hz                *ebpf.VariableSpec `ebpf:"hz"`
 	LastWakeup        *ebpf.VariableSpec `ebpf:"last_wakeup"`
 	Lost              *ebpf.VariableSpec `ebpf:"lost"`
-	Preemptible       *ebpf.VariableSpec `ebpf:"preemptible"`
 	ReqskTimerHandler *ebpf.VariableSpec `ebpf:"reqsk_timer_handler"`
 	TakeStacks        *ebpf.VariableSpec `ebpf:"take_stacks"`
 	TwTimerHandler    *ebpf.VariableSpec `ebpf:"tw_timer_handler"`
@@ -143,6 +143,7 @@ type trampolineMaps struct {
 	Moments   *ebpf.Map `ebpf:"moments"`
 	Requests  *ebpf.Map `ebpf:"requests"`
 	Socks     *ebpf.Map `ebpf:"socks"`
+	StackTops *ebpf.Map `ebpf:"stack_tops"`
 	Stacks    *ebpf.Map `ebpf:"stacks"`
 	Timewaits *ebpf.Map `ebpf:"timewaits"`
 }
@@ -154,6 +155,7 @@ func (m *trampolineMaps) Close() error {
 		m.Moments,
 		m.Requests,
 		m.Socks,
+		m.StackTops,
 		m.Stacks,
 		m.Timewaits,
 	)
@@ -171,7 +173,6 @@ type trampolineVariables struct {
 	Hz                *ebpf.Variable `ebpf:"hz"`
 	LastWakeup        *ebpf.Variable `ebpf:"last_wakeup"`
 	Lost              *ebpf.Variable `ebpf:"lost"`
-	Preemptible       *ebpf.Variable `ebpf:"preemptible"`
 	ReqskTimerHandler *ebpf.Variable `ebpf:"reqsk_timer_handler"`
 	TakeStacks        *ebpf.Variable `ebpf:"take_stacks"`
 	TwTimerHandler    *ebpf.Variable `ebpf:"tw_timer_handler"`

@@ -41,12 +41,17 @@ func kernelTypes(path string) (*types, error) {
 	return nil, fmt.Errorf("%w (%w)", errNoTypes, err)
 }
 
-// explain: no file can replace types that the kernel itself lacks.
+// explain says what is likely behind err, with which the kernel refused a program
+// that it should take.
 func (t *types) explain(err error) error {
+	if lockdown() == confidentiality {
+		return fmt.Errorf("%s (%w)", lockedDown, err)
+	}
+	// No file can replace types that the kernel itself lacks.
 	if _, own := ownTypes(); t.from == typesFile || own == nil {
 		return err
 	}
-	return fmt.Errorf("%w: if this kernel was built without CONFIG_DEBUG_INFO_BTF=y, no --btf FILE can help: it looks up in its own types what it attaches to", err)
+	return fmt.Errorf("%w: is %s of this very kernel? And if the kernel was built without CONFIG_DEBUG_INFO_BTF=y, no --btf FILE can help: it looks up in its own types what it attaches to", err, t.from)
 }
 
 // typesFrom reads types that the user gives.

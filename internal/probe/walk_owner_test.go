@@ -2,7 +2,10 @@ package probe_test
 
 import (
 	"os"
+	"strconv"
+	"time"
 
+	"github.com/tcptrace/tcptrace/internal/probe"
 	"github.com/tcptrace/tcptrace/internal/tcp"
 )
 
@@ -10,6 +13,7 @@ import (
 var ownerScenarios = []scenario{
 	{name: "child closes last after fork", run: forkedOwner},
 	{name: "SCM_RIGHTS", run: passedOn},
+	{name: "handed on and never read", run: handedOn},
 	{name: "pre-fork server", run: preFork},
 	{name: "busy stranger on the same CPU", run: busyStranger},
 	{name: "thread of another name", run: namedThread},
@@ -49,6 +53,39 @@ answer  FIN_WAIT2>TIME_WAIT     fin_received`)
 	s.wants(`
 close   ESTABLISHED>CLOSE_WAIT  fin_received  by=use:worker
 answer  CLOSE_WAIT>LAST_ACK     local_close
+answer  LAST_ACK>CLOSE          fin_acked`)
+}
+
+// The worker never touches the connection that it was handed: a trace that looks for
+// holders finds it by its descriptor. (The walk's own trace does not look.)
+func handedOn(n *netns) {
+	p, err := probe.Open(probe.Config{NetNS: n.inode, OwnerRefresh: time.Millisecond})
+	check(err, "begin a second trace")
+	n.undo = append(n.undo, func() { check(p.Close(), "end the second trace") })
+	check(p.Seed(func(*tcp.Event) error { return nil }), "seed the second trace")
+	_, c, s := n.established(web)
+	s.learnCookie()
+	worker := n.agent("worker")
+	fd := worker.do("take", s)
+	n.step("hand on", s.close)
+	eventually(6*patience, "the worker is not found to hold the connection", func() (found bool) {
+		check(p.Rows([]tcp.State{tcp.Established}, func(e *tcp.Event) error {
+			held := owner{e.PID, e.Comm} == n.procs["worker"] && strconv.Itoa(int(e.FD)) == fd
+			found = found || e.Cookie == s.cookie && held && e.OwnerSource == tcp.FromSnapshot
+			return nil
+		}), "read the rows")
+		return found
+	})
+	n.step("close", c.close, s.in(tcp.CloseWait), c.in(tcp.FinWait2))
+	n.rest()
+	n.step("answer", func() { worker.do("close " + fd) }, c.in(tcp.TimeWait), s.in(tcp.Close))
+	c.wants(`
+close   ESTABLISHED>FIN_WAIT1   local_close
+close   FIN_WAIT1>FIN_WAIT2     fin_acked
+answer  FIN_WAIT2>TIME_WAIT     fin_received`)
+	s.wants(`
+close   ESTABLISHED>CLOSE_WAIT  fin_received
+answer  CLOSE_WAIT>LAST_ACK     local_close   by=close:worker
 answer  LAST_ACK>CLOSE          fin_acked`)
 }
 
