@@ -15,23 +15,23 @@ enum caller {
 	CALLER_TIMEWAIT,   /* tcp_timewait_state_process: a segment for a mini-socket */
 	CALLER_CONNECT,    /* __inet{,6}_check_established, __inet_hash_connect: connect() */
 	CALLER_CHECK_REQ,  /* tcp_check_req: a segment for a request sock */
-	CALLER_VALIDATE,   /* tcp_validate_incoming: a segment with RST, or a bad one */
 	CALLER_ABORT,      /* tcp_abort: SOCK_DESTROY */
 	CALLER_NETNS_EXIT, /* inet_twsk_purge, tcp_twsk_purge */
 	CALLER_RECEIVE,    /* tcp_v4_rcv, tcp_v6_rcv, themselves */
 };
 
 #define MAX_CALLERS 16
-#define MAX_FRAMES 10
+#define MAX_FRAMES 16
 
 /* Where these functions lie; the loader fills it in from kallsyms. */
 struct text_range {
-	u64 start; /* without the top bit, see caller_of */
+	u64 start; /* without the top bit, see is_in */
 	u64 end;
 	enum caller caller;
 };
 
 const volatile struct text_range callers[MAX_CALLERS];
+const volatile struct text_range validate_incoming; /* tcp_validate_incoming */
 
 /*
  * The search has no branch that depends on data, and multiplies where one would
@@ -43,25 +43,22 @@ static __always_inline u64 is_below(u64 a, u64 b)
 	return (a - b) >> 63;
 }
 
+/* Kernel text is above 2^63: what is compared is what is left without that bit. */
+static __always_inline u64 is_in(u64 ip, const volatile struct text_range *range)
+{
+	u64 at = ip & ~(1ULL << 63);
+
+	return is_below(at, range->end) & ~is_below(at, range->start);
+}
+
 static __always_inline u64 caller_of(u64 ip)
 {
 	u64 caller = CALLER_UNKNOWN;
 
 #pragma unroll
-	for (int i = 0; i < MAX_CALLERS; i++) {
-		/* Kernel text is above 2^63: compare what is left without that bit. */
-		u64 at = ip & ~(1ULL << 63);
-		u64 inside = is_below(at, callers[i].end) & ~is_below(at, callers[i].start);
-
-		caller += inside * callers[i].caller;
-	}
+	for (int i = 0; i < MAX_CALLERS; i++)
+		caller += is_in(ip, &callers[i]) * callers[i].caller;
 	return caller;
-}
-
-/* knows_callers: false where the kernel hides the addresses of its functions. */
-static __always_inline bool knows_callers(void)
-{
-	return callers[0].end != 0;
 }
 
 /* who_called names the innermost function on the stack that we know. */
@@ -77,6 +74,24 @@ static __noinline u32 who_called(void *ctx)
 		innermost += none_yet * caller_of(ips[i]);
 	}
 	return innermost;
+}
+
+/* knows_callers: without kallsyms the stack says nothing. */
+static __always_inline bool knows_callers(void)
+{
+	return validate_incoming.end != 0;
+}
+
+/* was_validated: a segment that tcp_validate_incoming refused, one with RST as a rule. */
+static __noinline bool was_validated(void *ctx)
+{
+	u64 ips[MAX_FRAMES] = {};
+	u64 found = 0;
+
+	bpf_get_stack(ctx, ips, sizeof(ips), 0);
+	for (int i = 0; i < MAX_FRAMES; i++)
+		found |= is_in(ips[i], &validate_incoming);
+	return found;
 }
 
 #endif

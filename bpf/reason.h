@@ -71,7 +71,7 @@ static __always_inline u8 error_reason(void *ctx, const struct sock *sk, u8 old)
 	case EPIPE: /* tcp_reset in CLOSE_WAIT */
 		/* Data after close() goes through tcp_reset too, but not because of an RST. */
 		if ((old == TCP_FIN_WAIT1 || old == TCP_FIN_WAIT2) &&
-		    sk->sk_shutdown & RCV_SHUTDOWN && who_called(ctx) != CALLER_VALIDATE)
+		    sk->sk_shutdown & RCV_SHUTDOWN && !was_validated(ctx))
 			return knows_callers() ? REASON_RST_SENT : REASON_NONE;
 		return REASON_RST_RECEIVED;
 	case ECONNREFUSED:

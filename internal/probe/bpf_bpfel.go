@@ -21,10 +21,9 @@ const (
 	bpfCallerCALLER_TIMEWAIT   bpfCaller = 2
 	bpfCallerCALLER_CONNECT    bpfCaller = 3
 	bpfCallerCALLER_CHECK_REQ  bpfCaller = 4
-	bpfCallerCALLER_VALIDATE   bpfCaller = 5
-	bpfCallerCALLER_ABORT      bpfCaller = 6
-	bpfCallerCALLER_NETNS_EXIT bpfCaller = 7
-	bpfCallerCALLER_RECEIVE    bpfCaller = 8
+	bpfCallerCALLER_ABORT      bpfCaller = 5
+	bpfCallerCALLER_NETNS_EXIT bpfCaller = 6
+	bpfCallerCALLER_RECEIVE    bpfCaller = 7
 )
 
 type bpfDurationKind uint8
@@ -242,6 +241,7 @@ const (
 	bpfVarTakeStacks        = "take_stacks"
 	bpfVarTwTimerHandler    = "tw_timer_handler"
 	bpfVarUntracked         = "untracked"
+	bpfVarValidateIncoming  = "validate_incoming"
 )
 
 // loadBpf returns the embedded CollectionSpec for bpf.
@@ -337,6 +337,7 @@ type bpfVariableSpecs struct {
 	TakeStacks        *ebpf.VariableSpec `ebpf:"take_stacks"`
 	TwTimerHandler    *ebpf.VariableSpec `ebpf:"tw_timer_handler"`
 	Untracked         *ebpf.VariableSpec `ebpf:"untracked"`
+	ValidateIncoming  *ebpf.VariableSpec `ebpf:"validate_incoming"`
 }
 
 // bpfObjects contains all objects after they have been loaded into the kernel.
@@ -404,6 +405,7 @@ type bpfVariables struct {
 	TakeStacks        *ebpf.Variable `ebpf:"take_stacks"`
 	TwTimerHandler    *ebpf.Variable `ebpf:"tw_timer_handler"`
 	Untracked         *ebpf.Variable `ebpf:"untracked"`
+	ValidateIncoming  *ebpf.Variable `ebpf:"validate_incoming"`
 }
 
 // bpfPrograms contains all programs after they have been loaded into the kernel.

@@ -23,6 +23,8 @@ const MaxPorts = 8
 const (
 	timewaitTimer = "tw_timer_handler"
 	requestTimer  = "reqsk_timer_handler"
+	// validateIncoming on the stack tells an RST that came from one that we send.
+	validateIncoming = "tcp_validate_incoming"
 )
 
 // callers are the functions that bpf/caller.h looks for on the stack. One that a
@@ -36,7 +38,6 @@ var callers = map[string]bpfCaller{
 	"__inet6_check_established":  bpfCallerCALLER_CONNECT,
 	"__inet_hash_connect":        bpfCallerCALLER_CONNECT,
 	"tcp_check_req":              bpfCallerCALLER_CHECK_REQ,
-	"tcp_validate_incoming":      bpfCallerCALLER_VALIDATE,
 	"tcp_abort":                  bpfCallerCALLER_ABORT,
 	"inet_twsk_purge":            bpfCallerCALLER_NETNS_EXIT,
 	"tcp_twsk_purge":             bpfCallerCALLER_NETNS_EXIT, // 6.0+
@@ -179,7 +180,7 @@ func (c *coverage) loadTrampoline(socks *ebpf.MapSpec, shared *ebpf.Map, types *
 }
 
 func kernelSymbols() (map[string]symbol, error) {
-	wanted := map[string]bool{timewaitTimer: true, requestTimer: true}
+	wanted := map[string]bool{timewaitTimer: true, requestTimer: true, validateIncoming: true}
 	for name := range callers {
 		wanted[name] = true
 	}
@@ -200,11 +201,14 @@ func kernelSymbols() (map[string]symbol, error) {
 
 // adapt fits the object to the running kernel.
 func adapt(spec *ebpf.CollectionSpec, kernel *btf.Spec, symbols map[string]symbol, c *coverage) error {
-	const topBit = 1 << 63
+	textRange := func(name string, caller bpfCaller) bpfTextRange {
+		const topBit = 1 << 63
+		return bpfTextRange{Start: symbols[name].start &^ topBit, End: symbols[name].end &^ topBit, Caller: uint32(caller)}
+	}
 	var ranges []bpfTextRange
 	for name, caller := range callers {
-		if s, ok := symbols[name]; ok {
-			ranges = append(ranges, bpfTextRange{Start: s.start &^ topBit, End: s.end &^ topBit, Caller: uint32(caller)})
+		if _, ok := symbols[name]; ok {
+			ranges = append(ranges, textRange(name, caller))
 		}
 	}
 	timewait, request := symbols[timewaitTimer].start, symbols[requestTimer].start
@@ -229,6 +233,7 @@ func adapt(spec *ebpf.CollectionSpec, kernel *btf.Spec, symbols map[string]symbo
 		spec.Variables[bpfVarReqskTimerHandler].Set(request),
 		spec.Variables[bpfVarLoaderPid].Set(uint32(os.Getpid())),
 		setArray(spec.Variables[bpfVarCallers], ranges),
+		spec.Variables[bpfVarValidateIncoming].Set(textRange(validateIncoming, bpfCallerCALLER_UNKNOWN)),
 	)
 }
 

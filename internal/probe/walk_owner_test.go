@@ -119,7 +119,7 @@ func busyStranger(n *netns) {
 	server := n.agent("server", l)
 	c := n.client(l.local)
 	s := n.queued(c, l.local)
-	s.accepted = true
+	s.accepted, s.acceptedBy = true, "server"
 	fd := server.do("accept 4")
 	n.step("close", c.close, s.in(tcp.CloseWait), c.in(tcp.FinWait2))
 	n.watch("timeout", c, tcp.Close)

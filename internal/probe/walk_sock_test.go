@@ -25,6 +25,7 @@ type sock struct {
 	mptcp         bool // fd is the MPTCP socket; local and remote are its subflow's
 	bound         bool // the local port is known before connect()
 	accepted      bool
+	acceptedBy    string // the process that accepted, where another one listened
 	holder        string // of netns.procs, where it is not the test
 	holderFD      int    // the holder's descriptor
 

@@ -268,7 +268,11 @@ func (s *sock) ownerDiffers(e *tcp.Event, want row) (diff []string) {
 	if e.OwnerSource != want.source && !byAccept {
 		diff = append(diff, fmt.Sprintf("owner_source is %q, want %q", e.OwnerSource, want.source))
 	}
-	if who, got := s.n.procs[want.process], (owner{e.PID, e.Comm}); want.source != "" && got != who {
+	process := want.process
+	if byAccept && s.acceptedBy != "" {
+		process = s.acceptedBy
+	}
+	if who, got := s.n.procs[process], (owner{e.PID, e.Comm}); want.source != "" && got != who {
 		diff = append(diff, fmt.Sprintf("owner is %+v, want %+v", got, who))
 	}
 	return diff

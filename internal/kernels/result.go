@@ -1,0 +1,235 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// result is what one guest said.
+type result struct {
+	release release
+	kernel  string // as uname -r says; empty until the guest is up
+	console string // the file with the kernel's log; empty if there was no guest
+	broken  error  // why there are fewer results than there should be
+	took    time.Duration
+
+	way    string // how the probe hooks in, in the present run
+	tests  []*test
+	loose  strings.Builder // what no test said
+	failed bool            // a run had another exit status than 0
+	ended  bool            // the guest came to its end
+}
+
+// test is a test of a guest, or a subtest. The status of one that never ended is
+// empty, and it counts as failed.
+type test struct {
+	name, way, status string
+	output            strings.Builder
+}
+
+func newResult(r release) *result { return &result{release: r} }
+
+// take is handed every event in order.
+func (r *result) take(e event) {
+	switch {
+	case e.Test != "":
+		t := r.test(e.Test)
+		switch e.Action {
+		case "pass", "fail", "skip":
+			t.status = e.Action
+		case "output":
+			t.output.WriteString(e.Output)
+		}
+	case strings.HasPrefix(e.Output, "@"):
+		r.note(strings.TrimSpace(e.Output))
+	default:
+		r.loose.WriteString(e.Output)
+	}
+}
+
+// note takes what init.sh says.
+func (r *result) note(line string) {
+	key, value, _ := strings.Cut(line, " ")
+	switch key {
+	case "@kernel":
+		r.kernel = value
+	case "@way":
+		r.way = value
+	case "@exit":
+		r.failed = r.failed || value != "0"
+	case "@end":
+		r.ended = true
+	}
+}
+
+func (r *result) test(name string) *test {
+	for _, t := range slices.Backward(r.tests) { // it is nearly always the last
+		if t.name == name && t.way == r.way {
+			return t
+		}
+	}
+	t := &test{name: name, way: r.way}
+	r.tests = append(r.tests, t)
+	return t
+}
+
+// leaves are the tests that have no subtests.
+func (r *result) leaves() (leaves []*test) {
+	parents := map[string]bool{}
+	for _, t := range r.tests {
+		parents[path.Dir(t.name)] = true
+	}
+	for _, t := range r.tests {
+		if !parents[t.name] {
+			leaves = append(leaves, t)
+		}
+	}
+	return leaves
+}
+
+// problem is why the run as a whole fails, if it does.
+func (r *result) problem() error {
+	failed := 0
+	for _, t := range r.leaves() {
+		if t.status != "pass" && t.status != "skip" {
+			failed++
+		}
+	}
+	err := r.broken
+	switch {
+	case err != nil:
+	case failed > 0:
+		err = fmt.Errorf("%d of %d tests failed", failed, len(r.leaves()))
+	case !r.ended || r.failed || len(r.tests) == 0:
+		err = errors.New("the guest ended in the middle of its tests")
+	default:
+		return nil
+	}
+	return fmt.Errorf("kernel %s: %w", r.release.series, err)
+}
+
+// report tells how a guest fared; of one that failed it tells everything.
+func (r *result) report() string {
+	problem := r.problem()
+	if problem == nil {
+		return fmt.Sprintf("== %s: passed, %d tests on %s in %v\n", r.release.series, len(r.leaves()), r.kernel, r.took.Round(time.Second))
+	}
+	var b strings.Builder
+	if log, err := os.ReadFile(r.console); err == nil {
+		fmt.Fprintf(&b, "== %s: the log of the kernel\n%s\n", r.release.series, strings.ReplaceAll(string(log), "\r", ""))
+	}
+	for _, t := range r.leaves() {
+		if t.status != "pass" && t.status != "skip" {
+			fmt.Fprintf(&b, "== %s: %s, %s\n%s", r.release.series, t.name, t.way, t.output.String())
+		}
+	}
+	fmt.Fprintf(&b, "%s\n== FAILED: %v\n", r.loose.String(), problem)
+	return b.String()
+}
+
+// cell identifies a row of the table.
+type cell struct{ feature, way string }
+
+// feature names what a test is about: the group of scenarios it belongs to.
+func feature(test string) string {
+	group := path.Dir(test)
+	if name, ok := map[string]string{
+		"TestOverloadIsCountedExactly": "loss accounting",
+		".":                            test,
+	}[group]; ok {
+		return name
+	}
+	return strings.TrimPrefix(group, "TestWalk/")
+}
+
+// table shows every feature on every kernel, and why a test was not run.
+func table(results []*result) string {
+	var rows []cell
+	var b strings.Builder
+	var notes []string
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fmt.Fprint(w, "FEATURE\tWAY")
+	for _, r := range results {
+		fmt.Fprintf(w, "\t%s", r.version())
+		for _, t := range r.leaves() {
+			if row := (cell{feature(t.name), t.way}); !slices.Contains(rows, row) {
+				rows = append(rows, row)
+			}
+		}
+	}
+	for _, row := range rows {
+		fmt.Fprintf(w, "\n%s\t%s", row.feature, row.way)
+		for _, r := range results {
+			fmt.Fprintf(w, "\t%s", r.verdict(row, &notes))
+		}
+	}
+	fmt.Fprintln(w)
+	w.Flush()
+	for i, note := range notes {
+		fmt.Fprintf(&b, "[%d] %s\n", i+1, note)
+	}
+	return b.String()
+}
+
+// version is that of the kernel without what Debian adds.
+func (r *result) version() string {
+	if r.kernel == "" {
+		return r.release.series
+	}
+	version, _, _ := strings.Cut(r.kernel, "+")
+	return strings.TrimSuffix(strings.TrimSuffix(version, "-amd64"), "-arm64")
+}
+
+// verdict is a field of the table. The reasons of what was skipped go to notes.
+func (r *result) verdict(row cell, notes *[]string) string {
+	passed, failed := 0, 0
+	var skipped strings.Builder
+	for _, t := range r.leaves() {
+		if (cell{feature(t.name), t.way}) != row {
+			continue
+		}
+		switch t.status {
+		case "pass":
+			passed++
+		case "skip":
+			fmt.Fprintf(&skipped, " [%d]", noteNumber(path.Base(t.name)+": "+t.reason(), notes))
+		default:
+			failed++
+		}
+	}
+	switch {
+	case failed > 0:
+		return fmt.Sprintf("FAIL %d of %d", failed, passed+failed)
+	case passed == 0 && skipped.Len() == 0:
+		return "FAIL not run"
+	case passed == 0:
+		return "not here" + skipped.String()
+	}
+	return fmt.Sprintf("pass %d%s", passed, skipped.String())
+}
+
+func noteNumber(note string, notes *[]string) int {
+	i := slices.Index(*notes, note)
+	if i < 0 {
+		i = len(*notes)
+		*notes = append(*notes, note)
+	}
+	return i + 1
+}
+
+// reason is what a test said when it was skipped: "    file_test.go:1: reason".
+func (t *test) reason() string {
+	for line := range strings.Lines(t.output.String()) {
+		if _, said, ok := strings.Cut(line, "_test.go:"); ok {
+			_, reason, _ := strings.Cut(said, ": ")
+			return strings.TrimSpace(reason)
+		}
+	}
+	return "no reason given"
+}

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+const said = `
+{"Action":"output","Output":"@kernel 6.1.0-56-amd64\r\n"}
+{"Action":"output","Output":"@way tracepoints\n"}
+{"Action":"run","Test":"TestWalk"}
+{"Action":"run","Test":"TestWalk/close"}
+{"Action":"run","Test":"TestWalk/close/linger_0"}
+{"Action":"pass","Test":"TestWalk/close/linger_0"}
+{"Action":"run","Test":"TestWalk/close/MPTCP"}
+{"Action":"output","Test":"TestWalk/close/MPTCP","Output":"    walk_run_test.go:61: no MPTCP: CONFIG_MPTCP\n"}
+{"Action":"skip","Test":"TestWalk/close/MPTCP"}
+{"Action":"pass","Test":"TestWalk/close"}
+{"Action":"pass","Test":"TestWalk"}
+{"Action":"output","Output":"@exit 0\n"}
+`
+
+const ended = `{"Action":"output","Output":"@end\n"}`
+
+func resultOf(t *testing.T, series, lines string) *result {
+	t.Helper()
+	r := newResult(release{series, "suite"})
+	if err := decode(strings.NewReader(lines), r.take); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func TestTable(t *testing.T) {
+	failing := strings.NewReplacer("6.1.0-56-amd64", "7.2.13+deb14-amd64", `"pass","Test":"TestWalk/close/linger_0"`, `"fail","Test":"TestWalk/close/linger_0"`)
+	got := table([]*result{
+		resultOf(t, "5.10", ""),
+		resultOf(t, "6.1", said+ended),
+		resultOf(t, "7", failing.Replace(said)+ended),
+	})
+	want := `FEATURE  WAY          5.10          6.1.0-56    7.2.13
+close    tracepoints  FAIL not run  pass 1 [1]  FAIL 1 of 1
+[1] MPTCP: no MPTCP: CONFIG_MPTCP
+`
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// A guest passes only when it says so: whatever ends it early is a failure.
+func TestProblem(t *testing.T) {
+	for _, test := range []struct{ name, lines, want string }{
+		{"passed", said + ended, ""},
+		{"nothing", "", "kernel 6.1: the guest ended in the middle of its tests"},
+		{"no end", said, "kernel 6.1: the guest ended in the middle of its tests"},
+		{"no test", `{"Action":"output","Output":"@exit 0\n"}` + ended, "kernel 6.1: the guest ended in the middle of its tests"},
+		{"exit status", strings.Replace(said, "@exit 0", "@exit 2", 1) + ended, "kernel 6.1: the guest ended in the middle of its tests"},
+		{"test without end", `{"Action":"run","Test":"TestWalk"}` + said + `{"Action":"run","Test":"TestHangs"}` + ended, "kernel 6.1: 1 of 3 tests failed"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got := ""
+			if err := resultOf(t, "6.1", test.lines).problem(); err != nil {
+				got = err.Error()
+			}
+			if got != test.want {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+func TestWriteInitramfs(t *testing.T) {
+	from := filepath.Join(t.TempDir(), "f")
+	if err := os.WriteFile(from, []byte("hello"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if err := writeInitramfs(&b, []file{{name: "a/b/f", from: from}}); err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(b.String(), string(initScript))
+	var names []string
+	for _, entry := range strings.Split(rest, "070701")[1:] {
+		name, content, _ := strings.Cut(entry[104:], "\x00")
+		names = append(names, name+"="+strings.Trim(content, "\x00"))
+	}
+	if diff := cmp.Diff([]string{"a=", "a/b=", "a/b/f=hello", "TRAILER!!!="}, names); diff != "" {
+		t.Error(diff)
+	}
+	if b.Len()%4 != 0 {
+		t.Errorf("%d bytes: not a multiple of four", b.Len())
+	}
+}
+
+func TestChoose(t *testing.T) {
+	for kernel, want := range map[string]string{"5.10": "bullseye", "6.1": "bookworm", "6.12": "trixie", "7": "sid", "7.2": "sid", "6": "", "5": ""} {
+		got := ""
+		if chosen, err := choose(kernel); err == nil {
+			got = chosen[0].suite
+		}
+		if got != want {
+			t.Errorf("%s: got %q, want %q", kernel, got, want)
+		}
+	}
+}
