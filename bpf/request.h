@@ -125,6 +125,13 @@ static __always_inline void request_closed(struct request *r, u64 now, u8 why)
 	r->event.reason = why;
 }
 
+static __always_inline bool listens(struct request_sock *req)
+{
+	struct sock *listener = BPF_CORE_READ(req, __req_common.skc_listener);
+
+	return BPF_CORE_READ(listener, __sk_common.skc_state) == TCP_LISTEN;
+}
+
 /*
  * expiry_reason: why the last SYN-ACK timer gave up. acked: the final ACK came,
  * but the accept queue had no room for it (tcp_v4_syn_recv_sock).
@@ -134,7 +141,7 @@ static __always_inline u8 expiry_reason(struct request_sock *req)
 	struct sock *listener = BPF_CORE_READ(req, __req_common.skc_listener);
 	struct inet_request_sock *ireq = (void *)req;
 
-	if (BPF_CORE_READ(listener, __sk_common.skc_state) != TCP_LISTEN)
+	if (!listens(req))
 		return REASON_LISTENER_CLOSED;
 	if (BPF_CORE_READ_BITFIELD_PROBED(ireq, acked) &&
 	    BPF_CORE_READ(listener, sk_ack_backlog) > BPF_CORE_READ(listener, sk_max_ack_backlog))
@@ -142,7 +149,7 @@ static __always_inline u8 expiry_reason(struct request_sock *req)
 	return REASON_SYN_TIMEOUT;
 }
 
-static __always_inline u8 request_end(u32 caller)
+static __always_inline u8 request_end(u32 caller, struct request_sock *req)
 {
 	switch (caller) {
 	case CALLER_CHECK_REQ:
@@ -151,8 +158,10 @@ static __always_inline u8 request_end(u32 caller)
 		return REASON_ABORTED;
 	case CALLER_NETNS_EXIT:
 		return REASON_NETNS_EXIT;
-	case CALLER_RECEIVE: /* tcp_v4_rcv finds the listener not listening */
-		return REASON_LISTENER_CLOSED;
+	case CALLER_RECEIVE:
+		/* tcp_v4_rcv ends it when nobody listens any more; tcp_check_req may have
+		 * left the stack by a sibling call (arm64). */
+		return listens(req) ? REASON_RST_RECEIVED : REASON_LISTENER_CLOSED;
 	default:
 		return REASON_NONE;
 	}
@@ -181,7 +190,7 @@ static __always_inline void request_cancelled(void *ctx, struct timer_list *time
 		caller = who_called(ctx);
 		if (caller == CALLER_REARM) /* tcp_check_req: the SYN came again */
 			return;
-		request_closed(r, now, request_end(caller));
+		request_closed(r, now, request_end(caller, req));
 		emit_request(r, now);
 	}
 	bpf_map_delete_elem(&requests, &key);

@@ -28,7 +28,6 @@ u32 row_states;
 
 u32 pass;
 enum pass_mode pass_mode;
-const volatile u32 loader_pid;
 
 static __always_inline void hold(struct owner *o, struct task_struct *task, u32 pid, u32 fd)
 {
@@ -97,9 +96,6 @@ static __always_inline int file_seen(struct bpf_iter__task_file *ctx)
 	if (!sk)
 		return 0;
 	pid = task->tgid;
-	/* The loader holds a socket that lingers for one second, kept in ticks. */
-	if (pid == loader_pid && BPF_CORE_READ(sk, sk_lingertime))
-		hz = BPF_CORE_READ(sk, sk_lingertime);
 	key = (u64)sk;
 	l = bpf_map_lookup_elem(&socks, &key);
 	if (l)
@@ -111,7 +107,7 @@ static __always_inline int file_seen(struct bpf_iter__task_file *ctx)
 
 static __always_inline u64 ticks_to_ns(u64 ticks)
 {
-	return ticks * (NSEC_PER_SEC / (hz ?: 1));
+	return ticks * (NSEC_PER_SEC / hz);
 }
 
 static __noinline int write_row(struct seq_file *seq, const struct conn *c, const struct life *l, u8 kind,

@@ -98,7 +98,7 @@ static __always_inline void missed_move(struct life *l, const struct conn *c, u6
 					u64 jiffies, u64 expires)
 {
 	u64 ticks = jiffies - (expires - (u64)TIMEWAIT_SEC * hz);
-	u64 when = now - ticks * (NSEC_PER_SEC / (hz ?: 1));
+	u64 when = now - ticks * (NSEC_PER_SEC / hz);
 
 	timewait_moved(l, c, when < l->since ? l->since : when, DURATION_AT_LEAST);
 }

@@ -232,7 +232,6 @@ const (
 	bpfVarHasSocketCookie   = "has_socket_cookie"
 	bpfVarHz                = "hz"
 	bpfVarLastWakeup        = "last_wakeup"
-	bpfVarLoaderPid         = "loader_pid"
 	bpfVarLost              = "lost"
 	bpfVarPass              = "pass"
 	bpfVarPassMode          = "pass_mode"
@@ -328,7 +327,6 @@ type bpfVariableSpecs struct {
 	HasSocketCookie   *ebpf.VariableSpec `ebpf:"has_socket_cookie"`
 	Hz                *ebpf.VariableSpec `ebpf:"hz"`
 	LastWakeup        *ebpf.VariableSpec `ebpf:"last_wakeup"`
-	LoaderPid         *ebpf.VariableSpec `ebpf:"loader_pid"`
 	Lost              *ebpf.VariableSpec `ebpf:"lost"`
 	Pass              *ebpf.VariableSpec `ebpf:"pass"`
 	PassMode          *ebpf.VariableSpec `ebpf:"pass_mode"`
@@ -396,7 +394,6 @@ type bpfVariables struct {
 	HasSocketCookie   *ebpf.Variable `ebpf:"has_socket_cookie"`
 	Hz                *ebpf.Variable `ebpf:"hz"`
 	LastWakeup        *ebpf.Variable `ebpf:"last_wakeup"`
-	LoaderPid         *ebpf.Variable `ebpf:"loader_pid"`
 	Lost              *ebpf.Variable `ebpf:"lost"`
 	Pass              *ebpf.Variable `ebpf:"pass"`
 	PassMode          *ebpf.Variable `ebpf:"pass_mode"`

@@ -211,6 +211,10 @@ func adapt(spec *ebpf.CollectionSpec, kernel *btf.Spec, symbols map[string]symbo
 			ranges = append(ranges, textRange(name, caller))
 		}
 	}
+	hz, err := ticksPerSecond()
+	if err != nil {
+		return err
+	}
 	timewait, request := symbols[timewaitTimer].start, symbols[requestTimer].start
 	if !c.has(hookTimer) {
 		timewait, request = 0, 0
@@ -228,10 +232,9 @@ func adapt(spec *ebpf.CollectionSpec, kernel *btf.Spec, symbols map[string]symbo
 	return errors.Join(
 		spec.Variables[bpfVarHasSocketCookie].Set(hasCookieHelper(kernel)),
 		spec.Variables[bpfVarCloseIsEnd].Set(!c.has(hookDestroy)),
-		spec.Variables[bpfVarHz].Set(ticksPerSecond()),
+		spec.Variables[bpfVarHz].Set(hz),
 		spec.Variables[bpfVarTwTimerHandler].Set(timewait),
 		spec.Variables[bpfVarReqskTimerHandler].Set(request),
-		spec.Variables[bpfVarLoaderPid].Set(uint32(os.Getpid())),
 		setArray(spec.Variables[bpfVarCallers], ranges),
 		spec.Variables[bpfVarValidateIncoming].Set(textRange(validateIncoming, bpfCallerCALLER_UNKNOWN)),
 	)
@@ -244,12 +247,12 @@ func hasCookieHelper(kernel *btf.Spec) bool {
 }
 
 // ticksPerSecond is the kernel's HZ: its coarse clocks advance by ticks.
-func ticksPerSecond() uint32 {
+func ticksPerSecond() (uint32, error) {
 	var tick unix.Timespec
-	if unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &tick) != nil || tick.Nano() <= 0 {
-		return 0 // the first pass over all files finds it out as well
+	if err := unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &tick); err != nil || tick.Nano() <= 0 {
+		return 0, fmt.Errorf("find out how long a tick is: %d ns: %w", tick.Nano(), err)
 	}
-	return uint32((int64(time.Second) + tick.Nano()/2) / tick.Nano())
+	return uint32((int64(time.Second) + tick.Nano()/2) / tick.Nano()), nil
 }
 
 // preemptibleTracepoints reports whether a process can be preempted in the middle of

@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf/link"
-	"golang.org/x/sys/unix"
-
 	"github.com/tcptrace/tcptrace/internal/tcp"
 )
 
@@ -167,11 +165,6 @@ func walkFiles(objs *bpfObjects, mode bpfPassMode) ([]string, error) {
 	if objs.Files == nil { // hookFiles is missing, as Blind says
 		return nil, nil
 	}
-	lingering, err := lingeringSocket()
-	if err != nil {
-		return nil, err
-	}
-	defer unix.Close(lingering)
 	if err := objs.PassMode.Set(mode); err != nil {
 		return nil, fmt.Errorf("prepare the file iterator: %w", err)
 	}
@@ -201,20 +194,6 @@ func readNamespaceFiles(r io.Reader) ([]string, error) {
 		}
 		paths = append(paths, fmt.Sprintf("/proc/%d/fd/%d", file>>32, uint32(file)))
 	}
-}
-
-// lingeringSocket tells the program files how many ticks a second has: the kernel
-// keeps l_linger in ticks (sock_setsockopt).
-func lingeringSocket() (int, error) {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return -1, fmt.Errorf("open a socket: %w", err)
-	}
-	if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1, Linger: 1}); err != nil {
-		unix.Close(fd)
-		return -1, fmt.Errorf("set SO_LINGER: %w", err)
-	}
-	return fd, nil
 }
 
 // namespaceInterval is how old the list of namespaces may be that Rows works with.
