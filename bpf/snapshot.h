@@ -200,8 +200,11 @@ static __always_inline void socket_row(struct seq_file *seq, struct tcp_sock *tp
 	if (l) {
 		if (l->flags & LIFE_ROW_DUE) /* else an event has told of it */
 			fill_row(seq, tp, l, &c);
-		else if (row_states)
+		else if (row_states) {
+			if (!l->cookie) /* before 5.12 it may have got one meanwhile */
+				l->cookie = socket_cookie(sk);
 			write_row(seq, &c, l, l->kind, tp);
+		}
 		return;
 	}
 	fresh.since = bpf_ktime_get_boot_ns();
