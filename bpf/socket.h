@@ -259,20 +259,17 @@ static __always_inline int state_change(void *ctx, struct sock *sk, int old, int
 	if (!selected(&c))
 		return 0;
 	l = bpf_map_lookup_elem(&socks, &key);
-	if (l) {
-		change_life(ctx, sk, l, &c, &edge);
-		if (new == TCP_CLOSE && close_is_end)
-			bpf_map_delete_elem(&socks, &key);
-		return 0;
+	if (!l) {
+		new_life(&fresh, sk, old);
+		/* A socket at its end needs no entry: tcp_destroy_sock follows or has been. */
+		l = new != TCP_CLOSE ? begin_life(key, &fresh) : NULL;
 	}
-	new_life(&fresh, sk, old);
-	/* A socket at its end needs no entry: tcp_destroy_sock follows or has been. */
-	if (new != TCP_CLOSE) {
-		l = begin_life(key, &fresh);
-		if (l)
-			return change_life(ctx, sk, l, &c, &edge);
-	}
-	return change_life(ctx, sk, &fresh, &c, &edge);
+	if (!l)
+		return change_life(ctx, sk, &fresh, &c, &edge);
+	change_life(ctx, sk, l, &c, &edge);
+	if (new == TCP_CLOSE && close_is_end)
+		bpf_map_delete_elem(&socks, &key);
+	return 0;
 }
 
 static __always_inline void socket_destroyed(struct sock *sk)
