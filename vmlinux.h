@@ -268,10 +268,6 @@ struct inet_timewait_sock {
 	struct timer_list tw_timer;
 };
 
-struct tcp_timewait_sock {
-	struct inet_timewait_sock tw_sk;
-};
-
 /* The request sock: a half-open connection. */
 struct request_sock {
 	struct sock_common __req_common;

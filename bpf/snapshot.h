@@ -236,27 +236,31 @@ static __always_inline bool row_again(struct seq_file *seq, const struct conn *c
 	return true;
 }
 
-static __noinline int timewait_row(struct seq_file *seq, struct tcp_timewait_sock *ttw)
+/*
+ * The two kinds of mini-socket are told by their state and read by probe: of an
+ * MPTCP listener they have a sk_prot of their own (tcp_prot_override), and
+ * bpf_skc_to_tcp_timewait_sock and bpf_skc_to_tcp_request_sock refuse them.
+ */
+static __noinline int timewait_row(struct seq_file *seq, struct sock_common *common)
 {
-	struct inet_timewait_sock *tw = &ttw->tw_sk;
+	struct inet_timewait_sock *tw = (void *)common;
 	u64 now = bpf_ktime_get_boot_ns(), key;
 	u8 kind = DURATION_UNKNOWN;
 	struct life l = {};
 	struct conn c;
 
-	read_conn(&c, &tw->__tw_common);
+	read_conn(&c, common);
 	if (!selected(&c) || row_again(seq, &c))
 		return 0;
-	l.sk = (u64)ttw;
-	l.cookie = has_socket_cookie ? bpf_get_socket_cookie(ttw)
-				     : tw->__tw_common.skc_cookie.counter;
-	l.state = tw->tw_substate;
+	l.sk = (u64)common;
+	l.cookie = has_socket_cookie ? bpf_get_socket_cookie(common) : common->skc_cookie.counter;
+	l.state = BPF_CORE_READ(tw, tw_substate);
 	l.kind = DURATION_AT_LEAST;
 	l.since = now;
 	l.uid = -1;
 	l.owner.fd = -1;
 	if (l.state == TCP_TIME_WAIT) {
-		s64 left = tw->tw_timer.expires - bpf_jiffies64();
+		s64 left = BPF_CORE_READ(tw, tw_timer.expires) - bpf_jiffies64();
 
 		if (left > 0 && left < TIMEWAIT_SEC * (s64)hz) {
 			l.since = now - ticks_to_ns(TIMEWAIT_SEC * (u64)hz - left);
@@ -269,20 +273,20 @@ static __noinline int timewait_row(struct seq_file *seq, struct tcp_timewait_soc
 	return 0;
 }
 
-static __noinline int request_row(struct seq_file *seq, struct tcp_request_sock *treq)
+static __noinline int request_row(struct seq_file *seq, struct sock_common *common)
 {
-	struct request_sock *req = &treq->req.req;
-	u64 now = bpf_ktime_get_boot_ns(), key = (u64)treq;
+	struct tcp_request_sock *treq = (void *)common;
+	u64 now = bpf_ktime_get_boot_ns(), key = (u64)common;
+	u64 sent = BPF_CORE_READ(treq, snt_synack); /* the first SYN-ACK, us */
 	struct request r;
 	struct conn c;
 
-	read_conn(&c, &req->__req_common);
+	read_conn(&c, common);
 	if (!selected(&c))
 		return 0;
-	describe_request(&r, (struct request_sock *)treq, &c, now);
-	/* snt_synack: when the first SYN-ACK was sent, us */
-	if (treq->snt_synack)
-		r.since = now - (bpf_ktime_get_ns() - treq->snt_synack * 1000);
+	describe_request(&r, (struct request_sock *)common, &c, now);
+	if (sent)
+		r.since = now - (bpf_ktime_get_ns() - sent * 1000);
 	if (bpf_map_update_elem(&requests, &key, &r, BPF_NOEXIST) && !row_states)
 		return 0;
 	r.event.kind = SOCKET;
@@ -308,25 +312,20 @@ static __always_inline bool row_wanted(struct sock_common *c)
 static __always_inline int table_row(struct bpf_iter__tcp *ctx)
 {
 	struct sock_common *c = ctx->sk_common;
-	struct tcp_timewait_sock *tw;
-	struct tcp_request_sock *req;
+	struct seq_file *seq = ctx->meta->seq;
 	struct tcp_sock *tp;
 
 	if (!c || !row_wanted(c))
 		return 0;
-	tp = bpf_skc_to_tcp_sock(c);
-	if (tp) {
-		socket_row(ctx->meta->seq, tp);
-		return 0;
+	if (c->skc_state == TCP_TIME_WAIT) {
+		timewait_row(seq, c);
+	} else if (c->skc_state == TCP_NEW_SYN_RECV) {
+		request_row(seq, c);
+	} else {
+		tp = bpf_skc_to_tcp_sock(c);
+		if (tp)
+			socket_row(seq, tp);
 	}
-	tw = bpf_skc_to_tcp_timewait_sock(c);
-	if (tw) {
-		timewait_row(ctx->meta->seq, tw);
-		return 0;
-	}
-	req = bpf_skc_to_tcp_request_sock(c);
-	if (req)
-		request_row(ctx->meta->seq, req);
 	return 0;
 }
 

@@ -33,10 +33,14 @@ func valuesOf(flag *kong.Flag) (words string, file bool) {
 	switch flag.Name {
 	case "output":
 		return "columns json csv", false
+	case "hooks":
+		return "auto tracepoints trampolines", false
 	case "state":
 		return stateWords, false
+	case "by":
+		return "owner pid comm container remote lport stack", false
 	}
-	return "", flag.Name == "read"
+	return "", flag.Name == "read" || flag.Name == "btf"
 }
 
 // spellings returns every way to write a flag: -o --output.
@@ -86,10 +90,12 @@ _tcptrace() {
 	done
 	case $prev in
 `, names)
-	for _, flag := range root.DefaultCmd.Flags {
-		if flag.IsBool() {
+	seen := make(map[string]bool) // a flag means the same in every command that has it
+	for _, flag := range allFlags(root) {
+		if flag.IsBool() || seen[flag.Name] {
 			continue
 		}
+		seen[flag.Name] = true
 		words, file := valuesOf(flag)
 		reply := fmt.Sprintf("compgen -W '%s'", words)
 		if file {
@@ -103,6 +109,15 @@ _tcptrace() {
 	}
 	fmt.Fprintf(w, "\t*) words='%s -V --version %s' ;;\n\tesac\n", strings.ReplaceAll(names, "|", " "), wordsOf(root.DefaultCmd))
 	fmt.Fprint(w, "\tCOMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n}\ncomplete -F _tcptrace tcptrace\n")
+}
+
+// allFlags returns the flags of all commands, those of the nameless one first.
+func allFlags(root *kong.Node) []*kong.Flag {
+	flags := root.DefaultCmd.Flags
+	for _, command := range root.Leaves(true) {
+		flags = append(flags[:len(flags):len(flags)], command.Flags...)
+	}
+	return flags
 }
 
 func zsh(w io.Writer, root *kong.Node) {

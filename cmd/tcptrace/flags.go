@@ -52,32 +52,44 @@ func (f *formatFlags) writer(w io.Writer, o output.Options) (writer, error) {
 	}
 }
 
-// filterFlags select sockets. The values of one flag are alternatives; a socket
-// has to satisfy every flag that is given.
+// filterFlags select sockets by what they are and by what happens to them. The
+// values of one flag are alternatives; a socket has to satisfy every flag that is
+// given.
 type filterFlags struct {
-	IPv4        bool     `short:"4" name:"ipv4" xor:"family" help:"IPv4 only."`
-	IPv6        bool     `short:"6" name:"ipv6" xor:"family" help:"IPv6 only."`
-	LPort       ports    `short:"L" name:"lport" aliases:"localport" placeholder:"PORT,..." help:"Local port."`
-	RPort       ports    `short:"D" name:"rport" aliases:"remoteport" placeholder:"PORT,..." help:"Remote port, the destination of a client."`
-	LAddr       prefixes `name:"laddr" placeholder:"ADDR,..." help:"Local address or network: 10.0.0.1, fd00::/8."`
-	RAddr       prefixes `name:"raddr" placeholder:"ADDR,..." help:"Remote address or network."`
-	PID         pids     `short:"p" name:"pid" placeholder:"PID,..." help:"Process that owns the socket."`
-	Comm        names    `placeholder:"NAME,..." help:"Name of that process; may hold *."`
-	UID         uids     `name:"uid" placeholder:"USER,..." help:"User that owns the socket, by name or id."`
-	Cgroup      names    `placeholder:"PATH,..." help:"cgroup with all below it: /system.slice."`
-	Container   names    `placeholder:"ID,..." help:"Container id, or its beginning."`
-	NetNS       netns    `name:"netns" placeholder:"NETNS,..." help:"Network namespace: inode, name or path."`
+	selectFlags `embed:""`
 	State       states   `placeholder:"STATE,..." help:"Sockets that come into one of these states."`
 	MinDuration duration `placeholder:"TIME" help:"Sockets that stay so long in a state (of --state, if given): 250ms, 1m."`
 }
 
+// selectFlags select sockets by what they are.
+type selectFlags struct {
+	IPv4      bool     `short:"4" name:"ipv4" xor:"family" help:"IPv4 only."`
+	IPv6      bool     `short:"6" name:"ipv6" xor:"family" help:"IPv6 only."`
+	LPort     ports    `short:"L" name:"lport" aliases:"localport" placeholder:"PORT,..." help:"Local port."`
+	RPort     ports    `short:"D" name:"rport" aliases:"remoteport" placeholder:"PORT,..." help:"Remote port, the destination of a client."`
+	LAddr     prefixes `name:"laddr" placeholder:"ADDR,..." help:"Local address or network: 10.0.0.1, fd00::/8."`
+	RAddr     prefixes `name:"raddr" placeholder:"ADDR,..." help:"Remote address or network."`
+	PID       pids     `short:"p" name:"pid" placeholder:"PID,..." help:"Process that owns the socket."`
+	Comm      names    `placeholder:"NAME,..." help:"Name of that process; may hold *."`
+	UID       uids     `name:"uid" placeholder:"USER,..." help:"User that owns the socket, by name or id."`
+	Cgroup    names    `placeholder:"PATH,..." help:"cgroup with all below it: /system.slice."`
+	Container names    `placeholder:"ID,..." help:"Container id, or its beginning."`
+	NetNS     netns    `name:"netns" placeholder:"NETNS,..." help:"Network namespace: inode, name or path."`
+}
+
 // filter returns what the flags select, or a usageError.
 func (f *filterFlags) filter() (tcp.Filter, error) {
+	filter, err := f.selectFlags.filter()
+	filter.States, filter.MinDuration = f.State, uint64(f.MinDuration)
+	return filter, err
+}
+
+// filter returns what the flags select, or a usageError.
+func (f *selectFlags) filter() (tcp.Filter, error) {
 	filter := tcp.Filter{
 		NetNS:      f.NetNS,
 		LocalPorts: f.LPort, RemotePorts: f.RPort,
 		Local: f.LAddr, Remote: f.RAddr,
-		States: f.State, MinDuration: uint64(f.MinDuration),
 		PIDs: f.PID, UIDs: f.UID, Comm: f.Comm,
 		Cgroups: f.Cgroup, Containers: f.Container,
 	}
@@ -95,7 +107,7 @@ func (f *filterFlags) filter() (tcp.Filter, error) {
 
 // probeConfig returns the part of the flags that the kernel can see to. It may
 // pass more sockets than the filter, never fewer.
-func (f *filterFlags) probeConfig() probe.Config {
+func (f *selectFlags) probeConfig() probe.Config {
 	config := probe.Config{LocalPorts: f.LPort, RemotePorts: f.RPort}
 	switch {
 	case f.IPv4:

@@ -34,6 +34,18 @@ Examples:
   sudo tcptrace sockets -j | jq -r .comm | sort | uniq -c
 `
 
+const leaksExamples = `
+A group leaks when its oldest socket is three times --older-than old, or when it
+grows, unless its sockets are seen to be closed; the manual has the whole rule.
+
+Examples:
+  sudo tcptrace leaks                          watch CLOSE_WAIT
+  sudo tcptrace leaks --once -d 1m             one report, with growth
+  sudo tcptrace leaks --check -d 30s -p $PID || echo it leaks
+  sudo tcptrace leaks --kill --dry-run -p $PID what would be closed
+  sudo tcptrace leaks --state time-wait        who eats the local ports
+`
+
 // printHelp is laid out by hand, because the flags of the command that has no
 // name belong on the first page.
 func printHelp(_ kong.HelpOptions, ctx *kong.Context) error {
@@ -51,9 +63,7 @@ func printHelp(_ kong.HelpOptions, ctx *kong.Context) error {
 	default:
 		fmt.Fprintf(&b, "Usage: %s\n\n", strings.Replace(ctx.Model.Name+" "+node.Summary(), "[flags]", "[FLAGS]", 1))
 		writeWrapped(&b, 0, node.Help)
-		if node.Name == "sockets" {
-			examples = socketsExamples
-		}
+		examples = map[string]string{"sockets": socketsExamples, "leaks": leaksExamples}[node.Name]
 	}
 	writeFlags(&b, node)
 	b.WriteString(examples)
@@ -65,6 +75,9 @@ func printHelp(_ kong.HelpOptions, ctx *kong.Context) error {
 func writeFlags(b *strings.Builder, node *kong.Node) {
 	title := ""
 	for _, flag := range node.Flags {
+		if flag.Hidden {
+			continue
+		}
 		if flag.Group != nil && flag.Group.Title != title {
 			title = flag.Group.Title
 			fmt.Fprintf(b, "\n%s:\n", title)

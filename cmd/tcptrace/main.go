@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -23,6 +24,7 @@ import (
 const (
 	exitFailure = 1 // what was asked for could not be done
 	exitUsage   = 2 // what was asked for makes no sense
+	exitFound   = 2 // leaks --check found something
 )
 
 func main() {
@@ -44,6 +46,8 @@ type env struct {
 type cli struct {
 	Trace      traceCmd      `cmd:"" default:"withargs" hidden:"" help:"Show every TCP state change."`
 	Sockets    socketsCmd    `cmd:"" help:"Print a table of all sockets, once."`
+	Leaks      leaksCmd      `cmd:"" help:"Find who leaks sockets, why, and where in the code."`
+	Doctor     doctorCmd     `cmd:"" help:"Tell what this kernel lets us see, and what it does not."`
 	Completion completionCmd `cmd:"" help:"Print the completion script for a shell."`
 	Man        manCmd        `cmd:"" help:"Print the manual page: tcptrace man | man -l -"`
 
@@ -58,11 +62,17 @@ func run(e *env, args []string) int {
 	err := execute(e, args)
 	var parse *kong.ParseError
 	var usage usageError
+	var found leaksFound
 	switch {
+	case errors.As(err, &found):
+		return exitFound
 	case err == nil, errors.Is(err, syscall.EPIPE): // nobody reads on: we are done
 		return 0
 	case errors.As(err, &parse), errors.As(err, &usage):
 		fmt.Fprintf(e.stderr, "tcptrace: %s\nTry 'tcptrace --help'.\n", plainly(err))
+		if slices.Contains(args, "--check") {
+			return exitFailure // 2 would say that a leak was found
+		}
 		return exitUsage
 	default:
 		fmt.Fprintf(e.stderr, "tcptrace: %v\n", err)

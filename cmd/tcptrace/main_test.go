@@ -15,7 +15,7 @@ import (
 // TestMain lets the scripts call tcptrace, and something to trace, as programs:
 // the test binary is both.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"tcptrace": main, "connect": connect})
+	testscript.Main(m, map[string]func(){"tcptrace": main, "connect": connect, "busy": busy, "leak": leak})
 }
 
 // connect connects to itself and closes, the client first. Before it closes it

@@ -11,6 +11,7 @@ import (
 type socketsCmd struct {
 	formatFlags `embed:"" group:"Output"`
 	filterFlags `embed:"" group:"Filters"`
+	kernelFlags `embed:"" group:"Kernel"`
 }
 
 // Run prints one row per socket of every network namespace.
@@ -25,7 +26,7 @@ func (c *socketsCmd) Run(e *env) error {
 	}
 	where := enrich.New("/proc", "")
 	config := c.probeConfig()
-	config.KernelAddr = c.Extended
+	config.KernelAddr, config.BTF, config.Without = c.Extended, c.BTF, c.Without
 	err = probe.Sockets(config, func(socket *tcp.Event) error {
 		where.Fill(socket)
 		if !filter.Match(socket) {

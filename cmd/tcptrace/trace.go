@@ -32,6 +32,9 @@ type traceCmd struct {
 
 	RingSize   bytes `placeholder:"SIZE" group:"Limits" help:"Ring buffer between kernel and us; default 8M."`
 	MaxSockets count `placeholder:"COUNT" group:"Limits" help:"Sockets tracked at once; default 1048576."`
+
+	hooksFlag   `embed:"" group:"Kernel"`
+	kernelFlags `embed:"" group:"Kernel"`
 }
 
 // Run streams until the source ends or the user has enough.
@@ -62,6 +65,7 @@ func (c *traceCmd) Run(e *env) error {
 func (c *traceCmd) live(e *env, s *stream) error {
 	config := c.probeConfig()
 	config.RingBytes, config.MaxSockets, config.KernelAddr = int(c.RingSize), uint32(c.MaxSockets), c.Extended
+	config.Hooks, config.BTF, config.Without = c.Hooks, c.BTF, c.Without
 	p, err := probe.Open(config)
 	if err != nil {
 		return err

@@ -1,7 +1,7 @@
 // Package output writes events as aligned columns, CSV or JSON lines, and reads
 // the JSON lines back. One table of columns stands behind the three writers: see
-// columns.go. Nothing here is for live views, and nothing asks the system
-// anything: what is printed is what the event holds.
+// columns.go. Screen redraws lines in place for live views. Nothing here asks the
+// system anything: what is printed is what it is given.
 //
 // Process names, cgroup paths and replayed files are hostile input. No writer
 // passes on a character that a terminal would act on.

@@ -63,7 +63,11 @@ func fetch(url string) error {
 
 // startServer runs this program once more, as the server, for as long as we live.
 func startServer() (url string, err error) {
-	server := exec.Command("/proc/self/exe", "-serve")
+	self, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	server := exec.Command(self, "-serve")
 	server.Stderr = os.Stderr
 	server.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := server.StdoutPipe()

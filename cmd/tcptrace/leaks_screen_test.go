@@ -1,0 +1,132 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// terminal is a pseudo terminal with a program on it.
+type terminal struct {
+	t             *testing.T
+	master, slave *os.File
+	cmd           *exec.Cmd
+	before        unix.Termios
+	shown         strings.Builder
+}
+
+// newTerminal starts a program on a terminal of its own.
+func newTerminal(t *testing.T, name string, args ...string) *terminal {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { master.Close() })
+	fd := int(master.Fd())
+	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatalf("unlock the terminal: %v", err)
+	}
+	number, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+	if err != nil {
+		t.Fatalf("name the terminal: %v", err)
+	}
+	slave, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { slave.Close() })
+	term := &terminal{t: t, master: master, slave: slave, cmd: exec.Command(name, args...)}
+	term.resize(100, 30)
+	term.before = term.modes()
+	term.cmd.Stdin, term.cmd.Stdout, term.cmd.Stderr = slave, slave, slave
+	term.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	if err := term.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { term.cmd.Process.Kill() })
+	return term
+}
+
+func (term *terminal) modes() unix.Termios {
+	term.t.Helper()
+	modes, err := unix.IoctlGetTermios(int(term.slave.Fd()), unix.TCGETS)
+	if err != nil {
+		term.t.Fatal(err)
+	}
+	return *modes
+}
+
+func (term *terminal) resize(columns, rows uint16) {
+	term.t.Helper()
+	err := unix.IoctlSetWinsize(int(term.master.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: columns})
+	if err != nil {
+		term.t.Fatal(err)
+	}
+}
+
+// until reads until the text is shown that is not in what was shown before.
+func (term *terminal) until(text string) {
+	term.t.Helper()
+	from := term.shown.Len()
+	deadline := time.Now().Add(30 * time.Second)
+	buf := make([]byte, 64<<10)
+	for !strings.Contains(term.shown.String()[from:], text) {
+		// The fd is in blocking mode since Fd was called: poll.
+		fds := []unix.PollFd{{Fd: int32(term.master.Fd()), Events: unix.POLLIN}}
+		if ready, _ := unix.Poll(fds, 100); ready > 0 {
+			n, err := term.master.Read(buf)
+			if err != nil {
+				term.t.Fatalf("read the terminal: %v after %q", err, term.shown.String())
+			}
+			term.shown.Write(buf[:n])
+		}
+		if time.Now().After(deadline) {
+			term.t.Fatalf("%q is not shown: %q", text, term.shown.String())
+		}
+	}
+}
+
+func TestLeaksScreen(t *testing.T) {
+	n := newLeakNet(t)
+	for name, leave := range map[string]func(*terminal){
+		"q": func(term *terminal) { term.master.WriteString("q") },
+		// As the terminal does it for Ctrl-C.
+		"Ctrl-C":  func(term *terminal) { term.master.WriteString("\x03") },
+		"SIGTERM": func(term *terminal) { term.cmd.Process.Signal(syscall.SIGTERM) },
+		"SIGHUP":  func(term *terminal) { term.cmd.Process.Signal(syscall.SIGHUP) },
+	} {
+		term := newTerminal(t, "tcptrace", "leaks", "--netns", n.namespace())
+		term.until("[q leaves]")
+		if !strings.HasPrefix(term.shown.String(), "\x1b[?1049h\x1b[?25l") {
+			t.Errorf("it begins with %.20q", term.shown.String())
+		}
+		if modes := term.modes(); modes.Lflag&(unix.ICANON|unix.ECHO) != 0 {
+			t.Error("keys are echoed, or wait for a new line")
+		}
+		term.resize(40, 10) // drawn again at once, not with the next refresh
+		term.until("\x1b[K")
+		leave(term)
+		term.until("\x1b[?25h\x1b[?1049l")
+		if err := term.cmd.Wait(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if got := term.modes(); got != term.before {
+			t.Errorf("%s: the terminal is not as before: %+v, was %+v", name, got, term.before)
+		}
+	}
+}
+
+func TestWrapped(t *testing.T) {
+	const text = "a heading that is long\n        one two three four\n"
+	const want = "a heading that is long\n        one two\n        three\n        four\n"
+	if got := wrapped(text, 15); got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}

@@ -1,0 +1,45 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"testing"
+)
+
+// TestLeaksTimeWait has a client open and close a hundred connections a second.
+func TestLeaksTimeWait(t *testing.T) {
+	n := newLeakNet(t)
+	if err := os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", []byte("40000 41999"), 0); err != nil {
+		t.Fatal(err)
+	}
+	client, _ := n.start("busy")
+	var got struct {
+		LAddr, RAddr string
+		Sockets      int
+		Ports        int     `json:"local_ports"`
+		Rate         float64 `json:"new_per_s"`
+		Left         float64 `json:"exhausted_s"`
+		Reused       int
+		Closers      []struct{ PID, Sockets int } `json:"closed_first_by"`
+	}
+	out := n.output("tcptrace", "leaks", "--netns", n.namespace(), "--state", "time-wait", "--once", "-j", "-d", "5s")
+	if err := json.Unmarshal([]byte(out), &got); err != nil {
+		t.Fatalf("%v in %s", err, out)
+	}
+	t.Logf("%+v", got)
+	if got.LAddr != "127.0.0.1" || got.RAddr != "127.0.0.1" || got.Ports != 2000 || got.Sockets < 100 || got.Rate < 20 || got.Rate > 110 {
+		t.Errorf("got %+v", got)
+	}
+	if len(got.Closers) != 1 || got.Closers[0].PID != client.Process.Pid {
+		t.Errorf("closed first by %+v, want process %d", got.Closers, client.Process.Pid)
+	}
+	// Loopback reuses a TIME_WAIT after a second.
+	if want := float64(got.Ports-got.Sockets) / (got.Rate - float64(got.Reused)/5); got.Left < 0.8*want || got.Left > 1.2*want {
+		t.Errorf("ports run out in %.1f s, want about %.1f", got.Left, want)
+	}
+	err := exec.Command("tcptrace", "leaks", "--netns", n.namespace(), "--state", "time-wait", "--check", "-d", "2s").Run()
+	if exit, ok := err.(*exec.ExitError); !ok || exit.ExitCode() != 2 {
+		t.Errorf("--check ends with %v, want status 2", err)
+	}
+}
