@@ -408,9 +408,7 @@ func TestSymbolizeAfterTheExit(t *testing.T) {
 }
 
 func TestSymbolizeRemovedFile(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root to read map_files")
-	}
+	needRoot(t)
 	p := start(t, buildC(t, "-g"))
 	if err := os.Remove(p.name); err != nil {
 		t.Fatal(err)
