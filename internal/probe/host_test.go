@@ -1,10 +1,13 @@
 package probe
 
 import (
+	"io"
+	"os"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 func TestFindSymbols(t *testing.T) {
@@ -52,4 +55,25 @@ func TestParseNamespaceMounts(t *testing.T) {
 	if diff := cmp.Diff([]string{"/run/netns/blue", "/run/netns/my ns"}, got); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
+}
+
+// A file of which the kernel is tired is read again.
+func TestIteration(t *testing.T) {
+	tired := &tiredReader{left: 3}
+	got, err := io.ReadAll(iteration{tired})
+	if err != nil || string(got) != "rows" {
+		t.Errorf("got %q, %v, want %q", got, err, "rows")
+	}
+}
+
+type tiredReader struct{ left int }
+
+func (r *tiredReader) Read(p []byte) (int, error) {
+	if r.left--; r.left > 0 {
+		return 0, &os.PathError{Op: "read", Path: "bpf_iter", Err: unix.EAGAIN}
+	}
+	if r.left == 0 {
+		return copy(p, "rows"), nil
+	}
+	return 0, io.EOF
 }

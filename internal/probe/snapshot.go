@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 	"github.com/tcptrace/tcptrace/internal/tcp"
 )
 
@@ -124,6 +125,22 @@ func (p *Probe) Stack(id uint32) ([]uint64, error) {
 	return stack[:n], nil
 }
 
+// iteration reads a BPF iterator to its end. The kernel gives up with EAGAIN after a
+// million objects without output (bpf_seq_read, MAX_ITER_OBJECTS), and goes on where
+// it was when it is asked again.
+type iteration struct {
+	r io.Reader
+}
+
+func (i iteration) Read(p []byte) (int, error) {
+	for {
+		n, err := i.r.Read(p)
+		if n > 0 || !errors.Is(err, unix.EAGAIN) {
+			return n, err
+		}
+	}
+}
+
 // readRows reads the sockets of the network namespace that the thread is in.
 func readRows(table *link.Iter, d *decoder, emit func(*tcp.Event) error) error {
 	file, err := table.Open()
@@ -131,7 +148,7 @@ func readRows(table *link.Iter, d *decoder, emit func(*tcp.Event) error) error {
 		return err
 	}
 	defer file.Close()
-	rows := bufio.NewReaderSize(file, 64<<10)
+	rows := bufio.NewReaderSize(iteration{file}, 64<<10)
 	record := make([]byte, eventSize)
 	var ev tcp.Event
 	for {
@@ -178,7 +195,7 @@ func walkFiles(objs *bpfObjects, mode bpfPassMode) ([]string, error) {
 		return nil, fmt.Errorf("look at open files: %w", err)
 	}
 	defer file.Close()
-	return readNamespaceFiles(bufio.NewReader(file))
+	return readNamespaceFiles(bufio.NewReader(iteration{file}))
 }
 
 func readNamespaceFiles(r io.Reader) ([]string, error) {
