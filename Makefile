@@ -17,7 +17,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 C_FILES   = vmlinux.h $(wildcard bpf/*.[ch]) internal/rig/churn/churn.c
 GENERATED = $(foreach object,bpf trampoline,internal/probe/$(object)_bpfel.go internal/probe/$(object)_bpfel.o)
 
-.PHONY: help build run test test-kernels generate check-generated lint fmt fuzz bench install clean deps rig
+.PHONY: help build run test test-kernels generate check-generated lint fmt fuzz bench microbench install clean deps rig
 
 help: ## this menu
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -78,7 +78,11 @@ fuzz: ## run each fuzz target for FUZZTIME=10s
 		$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$pkg"; \
 	done
 
-bench: ## run the benchmarks, with allocations; BENCHTIME=1s
+# The figures of a busy machine are worth nothing; takes about 13 minutes. See internal/bench.
+bench: deps build bin/churn ## what a trace costs, beside bcc's tcpstates and bpftrace, which it installs
+	$(GO) run $(if $(SUDO),-exec $(SUDO)) ./internal/bench $(ARGS)
+
+microbench: ## run the Go benchmarks, with allocations; BENCHTIME=1s
 	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...
 
 install: build ## install the binary and the man page below PREFIX=/usr/local
