@@ -17,6 +17,7 @@ enum caller {
 	CALLER_CHECK_REQ,  /* tcp_check_req: a segment for a request sock */
 	CALLER_ABORT,      /* tcp_abort: SOCK_DESTROY */
 	CALLER_NETNS_EXIT, /* inet_twsk_purge, tcp_twsk_purge */
+	CALLER_EXPIRY,     /* __run_timers: the timer runs */
 	CALLER_RECEIVE,    /* tcp_v4_rcv, tcp_v6_rcv, themselves */
 };
 

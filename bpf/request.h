@@ -167,6 +167,10 @@ static __always_inline u8 request_end(u32 caller, struct request_sock *req)
 	}
 }
 
+/*
+ * request_cancelled: by its expiry, or by what ended it. A timer that is due may
+ * still be cancelled by another, when its softirq was held up: only the stack tells.
+ */
 static __always_inline void request_cancelled(void *ctx, struct timer_list *timer)
 {
 	struct request_sock *req = request_of(timer);
@@ -178,18 +182,18 @@ static __always_inline void request_cancelled(void *ctx, struct timer_list *time
 	r = bpf_map_lookup_elem(&requests, &key);
 	if (!r)
 		return;
-	now = bpf_ktime_get_boot_ns();
-	if ((s64)(bpf_jiffies64() - timer->expires) >= 0) {
-		/* reqsk_timer_handler now arms it again, or gives up: request_expired. */
-		request_closed(r, now, expiry_reason(req));
-		if (moment)
-			moment->expiring = key;
-		return;
-	}
 	if (!request_completed(r)) {
+		now = bpf_ktime_get_boot_ns();
 		caller = who_called(ctx);
 		if (caller == CALLER_REARM) /* tcp_check_req: the SYN came again */
 			return;
+		if (caller == CALLER_EXPIRY || (caller == CALLER_UNKNOWN && due(timer))) {
+			/* reqsk_timer_handler arms it again, or gives up: request_expired. */
+			request_closed(r, now, expiry_reason(req));
+			if (moment)
+				moment->expiring = key;
+			return;
+		}
 		request_closed(r, now, request_end(caller, req));
 		emit_request(r, now);
 	}

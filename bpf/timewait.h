@@ -120,7 +120,7 @@ static __always_inline void timewait_cancelled(void *ctx, struct timer_list *tim
 	l = bpf_map_lookup_elem(&timewaits, &key);
 	if (!l || l->sk != (u64)tw)
 		return;
-	if ((s64)(jiffies - expires) < 0) {
+	if (!due(timer)) {
 		u32 caller = who_called(ctx);
 
 		if (caller == CALLER_REARM)

@@ -321,6 +321,12 @@ static __always_inline u64 conn_key(const struct conn *c)
 	return h;
 }
 
+/* due: jiffies64 and jiffies are one on 64-bit kernels. */
+static __always_inline bool due(const struct timer_list *timer)
+{
+	return (s64)(bpf_jiffies64() - timer->expires) >= 0;
+}
+
 static __always_inline u64 port_key(const struct conn *c)
 {
 	return (u64)c->netns << 16 | c->lport;

@@ -23,7 +23,8 @@ const (
 	bpfCallerCALLER_CHECK_REQ  bpfCaller = 4
 	bpfCallerCALLER_ABORT      bpfCaller = 5
 	bpfCallerCALLER_NETNS_EXIT bpfCaller = 6
-	bpfCallerCALLER_RECEIVE    bpfCaller = 7
+	bpfCallerCALLER_EXPIRY     bpfCaller = 7
+	bpfCallerCALLER_RECEIVE    bpfCaller = 8
 )
 
 type bpfDurationKind uint8

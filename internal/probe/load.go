@@ -41,6 +41,7 @@ var callers = map[string]bpfCaller{
 	"tcp_abort":                  bpfCallerCALLER_ABORT,
 	"inet_twsk_purge":            bpfCallerCALLER_NETNS_EXIT,
 	"tcp_twsk_purge":             bpfCallerCALLER_NETNS_EXIT, // 6.0+
+	"__run_timers":               bpfCallerCALLER_EXPIRY,
 	"tcp_v4_rcv":                 bpfCallerCALLER_RECEIVE,
 	"tcp_v6_rcv":                 bpfCallerCALLER_RECEIVE,
 }

@@ -10,8 +10,9 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf/link"
-	"github.com/tcptrace/tcptrace/internal/tcp"
 	"golang.org/x/sys/unix"
+
+	"github.com/tcptrace/tcptrace/internal/tcp"
 )
 
 // Seed reads the sockets that exist, in every network namespace, and hands a row
