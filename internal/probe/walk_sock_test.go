@@ -144,9 +144,11 @@ func (n *netns) connect(l, c *sock, to netip.AddrPort) (s *sock) {
 
 // queued is connect without accept.
 func (n *netns) queued(c *sock, to netip.AddrPort) (s *sock) {
-	n.step("connect", func() { check(c.connect(to), "connect") }, c.in(tcp.Established))
-	s = n.served(c)
-	s.await(tcp.Established)
+	n.step("connect", func() {
+		check(c.connect(to), "connect")
+		s = n.served(c)
+		s.await(tcp.Established) // the last ACK may still be on its way
+	}, c.in(tcp.Established))
 	c.wants(`
 connect  CLOSE>SYN_SENT        connect
 connect  SYN_SENT>ESTABLISHED  handshake_done`)
