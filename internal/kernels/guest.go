@@ -47,8 +47,8 @@ var machines = map[string]machine{
 func (l *lab) boot(ctx context.Context, k *kernel, res *result) error {
 	ctx, cancel := context.WithTimeout(ctx, guestLimit)
 	defer cancel()
-	folder := filepath.Join(l.work, filepath.Base(k.folder))
-	if err := os.Mkdir(folder, 0o755); err != nil {
+	folder, err := os.MkdirTemp(l.work, filepath.Base(k.folder)+"-")
+	if err != nil {
 		return err
 	}
 	initramfs := filepath.Join(folder, "initramfs")
@@ -63,7 +63,7 @@ func (l *lab) boot(ctx context.Context, k *kernel, res *result) error {
 		"-kernel", k.image(), "-initrd", initramfs,
 		"-append", fmt.Sprintf("console=%s results=%s panic=-1 thash_entries=131072", l.machine.console, l.machine.results),
 	}, l.machine.args...)...)
-	err := convert(ctx, qemu, res.take)
+	err = convert(ctx, qemu, res.take)
 	if ctx.Err() != nil {
 		return fmt.Errorf("the guest was killed after %v: it did not power off", guestLimit)
 	}

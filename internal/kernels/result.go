@@ -18,6 +18,7 @@ type result struct {
 	console string // the file with the kernel's log; empty if there was no guest
 	broken  error  // why there are fewer results than there should be
 	took    time.Duration
+	first   *result // of the try before, if this is the second
 
 	way    string // how the probe hooks in, in the present run
 	tests  []*test
@@ -95,17 +96,17 @@ func (r *result) leaves() (leaves []*test) {
 
 // problem is why the run as a whole fails, if it does.
 func (r *result) problem() error {
-	failed := 0
+	var failed []string
 	for _, t := range r.leaves() {
 		if t.status != "pass" && t.status != "skip" {
-			failed++
+			failed = append(failed, t.name+" ("+t.way+")")
 		}
 	}
 	err := r.broken
 	switch {
 	case err != nil:
-	case failed > 0:
-		err = fmt.Errorf("%d of %d tests failed", failed, len(r.leaves()))
+	case len(failed) > 0:
+		err = fmt.Errorf("%d of %d tests failed: %s", len(failed), len(r.leaves()), strings.Join(failed, ", "))
 	case !r.ended || r.failed || len(r.tests) == 0:
 		err = errors.New("the guest ended in the middle of its tests")
 	default:

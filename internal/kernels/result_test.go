@@ -60,7 +60,7 @@ func TestProblem(t *testing.T) {
 		{"no end", said, "kernel 6.1: the guest ended in the middle of its tests"},
 		{"no test", `{"Action":"output","Output":"@exit 0\n"}` + ended, "kernel 6.1: the guest ended in the middle of its tests"},
 		{"exit status", strings.Replace(said, "@exit 0", "@exit 2", 1) + ended, "kernel 6.1: the guest ended in the middle of its tests"},
-		{"test without end", `{"Action":"run","Test":"TestWalk"}` + said + `{"Action":"run","Test":"TestHangs"}` + ended, "kernel 6.1: 1 of 3 tests failed"},
+		{"test without end", `{"Action":"run","Test":"TestWalk"}` + said + `{"Action":"run","Test":"TestHangs"}` + ended, "kernel 6.1: 1 of 3 tests failed: TestHangs (tracepoints)"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			got := ""
