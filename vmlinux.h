@@ -227,7 +227,6 @@ struct sock {
 	u16 sk_type;
 	u16 sk_protocol;
 	u8 sk_shutdown;
-	unsigned long sk_lingertime; /* jiffies */
 	struct socket *sk_socket;
 	struct sock_cgroup_data sk_cgrp_data;
 };
@@ -264,7 +263,6 @@ struct mptcp_sock {
 struct inet_timewait_sock {
 	struct sock_common __tw_common;
 	volatile unsigned char tw_substate;
-	__be16 tw_sport;
 	struct timer_list tw_timer;
 };
 
