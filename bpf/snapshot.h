@@ -145,13 +145,29 @@ static __noinline int write_row(struct seq_file *seq, const struct conn *c, cons
 	return 0;
 }
 
+/* A route may ask for ACKs at once. Before 6.7 the socket does not remember that. */
+static __always_inline bool acks_at_once(const struct inet_connection_sock *icsk)
+{
+	return bpf_core_field_exists(icsk->icsk_ack.dst_quick_ack) &&
+	       BPF_CORE_READ_BITFIELD(icsk, icsk_ack.dst_quick_ack);
+}
+
 /*
- * In CLOSE_WAIT the last ACK came with the FIN, unless we went on sending: then
- * the socket is older than it says. So it is a lower bound, often exact.
+ * No field says when the FIN came, so the age is the greater of two lower bounds. The
+ * last ACK came with the FIN, or later: an answer to a keepalive probe, or to what we
+ * still send. And tcp_fin has its own ACK delayed, for 40 to 200 ms, by a timer that
+ * nothing arms again in CLOSE_WAIT; a FIN whose ACK was not delayed came with data.
  */
 static __always_inline u64 close_wait_age(const struct tcp_sock *tp)
 {
-	return ticks_to_ns((u32)bpf_jiffies64() - tp->rcv_tstamp);
+	const struct inet_connection_sock *icsk = &tp->inet_conn;
+	u64 now = bpf_jiffies64();
+	s64 acked = (u32)now - tp->rcv_tstamp;
+	s64 delayed = now - icsk->icsk_delack_timer.expires;
+	s64 data = (u32)now - icsk->icsk_ack.lrcvtime;
+	s64 fin = delayed < data ? delayed : data;
+
+	return ticks_to_ns(fin > acked && !acks_at_once(icsk) ? fin : acked);
 }
 
 static __always_inline u8 seed_role(const struct sock *sk, u8 state)

@@ -4,6 +4,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/tcptrace/tcptrace/internal/probe"
 	"github.com/tcptrace/tcptrace/internal/tcp"
 )
@@ -13,6 +15,7 @@ var seedScenarios = []scenario{
 	{name: "older than the trace", run: older},
 	{name: "another's, older than the trace", run: olderElsewhere},
 	{name: "CLOSE_WAIT older than the trace", run: olderLeak},
+	{name: "CLOSE_WAIT older than the trace, kept alive", slow: true, run: olderKeptAlive},
 	{name: "TIME_WAIT and half-open older than the trace", run: olderMini},
 }
 
@@ -121,19 +124,50 @@ func olderLeak(n *netns) {
 	n.step("left", c.close, s.in(tcp.CloseWait), c.in(tcp.FinWait2))
 	time.Sleep(300 * time.Millisecond)
 	n.trace()
-	row := s.isSeeded(tcp.CloseWait, tcp.Server, tcp.FromSnapshot)
 	c.isSeeded(tcp.FinWait2, "", "")
-	left := n.steps["left"]
-	// The kernel's clock for it ticks, and lags where the host stops the guest.
-	low, high := row.BootNS-left.to, row.BootNS-left.from
-	if slack := 2*tick + high/100; row.Duration+slack < low || row.Duration > high+slack {
-		fail("CLOSE_WAIT is seeded with an age of %v, want %v to %v",
-			time.Duration(row.Duration), time.Duration(low), time.Duration(high))
-	}
+	s.isLeaked(0)
 	n.step("abort", s.abort, s.in(tcp.Close), c.in(tcp.Close))
 	s.wants(`abort  CLOSE_WAIT>CLOSE  aborted       by=snapshot since=left`)
 	c.wants(`abort  FIN_WAIT2>CLOSE   rst_received  by=         since=left`)
-	n.steps["left"] = span{left.from - 2*tick, left.to}
+}
+
+// olderKeptAlive: where the last ACK answers a keepalive probe, or data that is still
+// sent, the age is known to a delayed ACK.
+func olderKeptAlive(n *netns) {
+	_, c, s := n.established(web)
+	s.set(unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
+	s.set(unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 1)
+	s.set(unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 1)
+	n.step("left", func() { c.shutdown(unix.SHUT_WR) }, s.in(tcp.CloseWait), c.in(tcp.FinWait2))
+	time.Sleep(1500 * time.Millisecond)
+	s.write("late")
+	time.Sleep(1500 * time.Millisecond)
+	info := must(unix.GetsockoptTCPInfo(s.fd, unix.IPPROTO_TCP, unix.TCP_INFO))
+	if last := time.Duration(info.Last_ack_recv) * time.Millisecond; last > 1200*time.Millisecond {
+		fail("the last ACK came %v ago: no keepalive probe was answered", last)
+	}
+	n.trace()
+	s.isLeaked(delayedACK)
+	n.step("abort", s.abort, s.in(tcp.Close), c.in(tcp.Close))
+	s.wants(`abort  CLOSE_WAIT>CLOSE  aborted       by=snapshot since=left`)
+	c.wants(`abort  FIN_WAIT2>CLOSE   rst_received  by=snapshot since=left errno=ECONNRESET`)
+}
+
+// delayedACK is the longest that an ACK waits for data to go with: TCP_DELACK_MAX, ns.
+const delayedACK = 200e6
+
+// isLeaked holds the age of s, in CLOSE_WAIT since the step "left" and older than the
+// trace, against the test's clock. It may be too low by so many ns.
+func (s *sock) isLeaked(low uint64) {
+	row := s.isSeeded(tcp.CloseWait, tcp.Server, tcp.FromSnapshot)
+	left := s.n.steps["left"]
+	// The kernel's clock for it ticks, and lags where the host stops the guest.
+	least, most := row.BootNS-left.to-low, row.BootNS-left.from
+	if slack := 2*tick + most/100; row.Duration+slack < least || row.Duration > most+slack {
+		fail("CLOSE_WAIT is seeded with an age of %v, want %v to %v",
+			time.Duration(row.Duration), time.Duration(least), time.Duration(most))
+	}
+	s.n.steps["left"] = span{left.from - 2*tick, left.to + low}
 }
 
 // olderMini: nobody holds what has no descriptor.
