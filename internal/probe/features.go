@@ -3,6 +3,7 @@ package probe
 import (
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 
@@ -178,7 +179,7 @@ func (c *coverage) miss(h hook, why error) error {
 }
 
 // attach attaches what was loaded and is not attached by its reader.
-func (c *coverage) attach(p *bpfPrograms) (links []link.Link, err error) {
+func (c *coverage) attach(p *bpfPrograms) (links []io.Closer, err error) {
 	for _, h := range hooks {
 		if h.name == hookTable || h.name == hookFiles {
 			continue

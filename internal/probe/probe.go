@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/ringbuf"
 
 	"github.com/tcptrace/tcptrace/internal/tcp"
@@ -65,7 +64,7 @@ type Account struct {
 type Probe struct {
 	cfg     Config
 	objs    bpfObjects
-	links   []link.Link
+	links   []io.Closer
 	ring    *ringbuf.Reader
 	record  ringbuf.Record
 	decoder *decoder
@@ -120,9 +119,9 @@ func (p *Probe) attach() (err error) {
 // attachAccept is for stacks alone. Without it those of clients are still taken.
 func (p *Probe) attachAccept() {
 	for call, prog := range map[string]*ebpf.Program{"accept": p.objs.AcceptExit, "accept4": p.objs.Accept4Exit} {
-		l, err := link.Tracepoint("syscalls", "sys_exit_"+call, prog, nil)
+		l, err := attachSyscall("sys_exit_"+call, prog)
 		if err != nil {
-			p.cover.missing[stacksHook.name] = fmt.Errorf("%w (is tracefs mounted at /sys/kernel/tracing?)", err)
+			p.cover.missing[stacksHook.name] = err
 			continue
 		}
 		p.links = append(p.links, l)

@@ -1,0 +1,71 @@
+package probe
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// attachSyscall hangs a program on a tracepoint of a system call until it is closed.
+// link.Tracepoint would do, but for that it looks for the tracepoint's number in a
+// tracefs that is mounted, and in many containers none is.
+func attachSyscall(name string, prog *ebpf.Program) (io.Closer, error) {
+	id, err := tracepointID("syscalls/" + name)
+	if err != nil {
+		return nil, err
+	}
+	attr := unix.PerfEventAttr{Type: unix.PERF_TYPE_TRACEPOINT, Config: id, Sample: 1, Wakeup: 1}
+	// The CPU does not matter: a program of a tracepoint runs on all of them.
+	fd, err := unix.PerfEventOpen(&attr, -1, 0, -1, unix.PERF_FLAG_FD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("open tracepoint %s: %w", name, err)
+	}
+	event := os.NewFile(uintptr(fd), name)
+	err = unix.IoctlSetInt(fd, unix.PERF_EVENT_IOC_SET_BPF, prog.FD())
+	if err == nil {
+		err = unix.IoctlSetInt(fd, unix.PERF_EVENT_IOC_ENABLE, 0)
+	}
+	if err != nil {
+		event.Close()
+		return nil, fmt.Errorf("attach to tracepoint %s: %w", name, err)
+	}
+	return event, nil
+}
+
+// tracepointID reads the number of a tracepoint from a tracefs that is mounted nowhere
+// and goes with its descriptor (fsmount, 5.2+).
+func tracepointID(name string) (uint64, error) {
+	root, err := openTracefs()
+	if err != nil {
+		return 0, fmt.Errorf("open tracefs: %w", err)
+	}
+	defer unix.Close(root)
+	fd, err := unix.Openat(root, "events/"+name+"/id", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("look up tracepoint %s in tracefs: %w", name, err)
+	}
+	file := os.NewFile(uintptr(fd), name)
+	defer file.Close()
+	text, err := io.ReadAll(file)
+	if err != nil {
+		return 0, fmt.Errorf("look up tracepoint %s in tracefs: %w", name, err)
+	}
+	return strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
+}
+
+func openTracefs() (root int, err error) {
+	fs, err := unix.Fsopen("tracefs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(fs)
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return -1, err
+	}
+	return unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY)
+}
