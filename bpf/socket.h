@@ -214,7 +214,10 @@ static __always_inline void told(u64 sk, int state)
 	moment->told_state = state;
 }
 
-/* was_told: mostly this CPU did it a moment ago, else the socket's life knows. */
+/*
+ * was_told: mostly this CPU did it a moment ago, else the socket's life knows. One
+ * without a life is new, or has ended.
+ */
 static __always_inline bool was_told(u64 sk, int state)
 {
 	struct moment *moment = this_moment();
@@ -223,7 +226,7 @@ static __always_inline bool was_told(u64 sk, int state)
 	if (moment && moment->told == sk && moment->told_state == state)
 		return true;
 	l = bpf_map_lookup_elem(&socks, &sk);
-	return l && l->state == state;
+	return l ? l->state == state : state == TCP_CLOSE;
 }
 
 /*
@@ -267,11 +270,16 @@ static __always_inline int state_change(void *ctx, struct sock *sk, int old, int
 	if (!l)
 		return change_life(ctx, sk, &fresh, &c, &edge);
 	change_life(ctx, sk, l, &c, &edge);
-	if (new == TCP_CLOSE && close_is_end)
+	if (new == TCP_CLOSE && (close_is_end || sock_flag(sk, SOCK_DEAD)))
 		bpf_map_delete_elem(&socks, &key);
 	return 0;
 }
 
+/*
+ * socket_destroyed forgets a socket that its process closed when the connection was
+ * over. One that was closed before has been forgotten at its last state change: the
+ * kernel may destroy it in a softirq that interrupts this very program, unseen.
+ */
 static __always_inline void socket_destroyed(struct sock *sk)
 {
 	u64 key = (u64)sk;

@@ -81,7 +81,7 @@ struct life {
 
 /*
  * Full sockets, by address. Inserted at the first state change or by the
- * snapshot, deleted by tcp_destroy_sock, which the kernel calls for every one.
+ * snapshot, deleted at the change of an orphan to CLOSE or by tcp_destroy_sock.
  * When full, the socket is shown without duration and inherited owner, and
  * counted in untracked. Since 6.1 (bpf_mem_alloc) entries are allocated as
  * needed; before, the loader asks for a preallocated map.
