@@ -18,6 +18,14 @@
 #define SOCK_DEAD 0 /* bit numbers of enum sock_flags, include/net/sock.h */
 #define SOCK_DONE 1
 
+/* What happens to a socket, in one word: a BPF function takes five at most. */
+struct edge {
+	u8 old;
+	u8 new;
+	bool in_task;
+	bool released; /* the file is gone, see needs_released() */
+};
+
 static __always_inline bool sock_flag(const struct sock *sk, int flag)
 {
 	return sk->__sk_common.skc_flags & (1UL << flag);
@@ -25,7 +33,9 @@ static __always_inline bool sock_flag(const struct sock *sk, int flag)
 
 /*
  * released tells close() from shutdown(): the last reference to the file is gone
- * before __fput calls inet_release. A socket without a file was closed before.
+ * before __fput calls inet_release. A socket without a file was closed before. It is
+ * asked once per event: each time that the verifier sees a trusted pointer followed
+ * it searches all types of the kernel by name, a millisecond on 6.18 (btf_nested_type_is_trusted).
  */
 static __always_inline bool released(const struct sock *sk)
 {
@@ -49,7 +59,7 @@ static __always_inline bool released(const struct sock *sk)
  */
 static __always_inline bool timewait_full(const struct sock *sk)
 {
-	struct net *net = sk->__sk_common.skc_net.net;
+	struct net *net = BPF_CORE_READ(sk, __sk_common.skc_net.net);
 	struct inet_timewait_death_row *row = &net->ipv4.tcp_death_row;
 	int count;
 
@@ -86,15 +96,15 @@ static __always_inline u8 error_reason(void *ctx, const struct sock *sk, u8 old)
 }
 
 static __always_inline u8 close_reason(void *ctx, const struct sock *sk,
-				       const struct tcp_sock *tp, u8 old, bool in_task)
+				       const struct tcp_sock *tp, const struct edge *edge)
 {
 	if (sk->sk_err)
-		return error_reason(ctx, sk, old);
-	switch (old) {
+		return error_reason(ctx, sk, edge->old);
+	switch (edge->old) {
 	case TCP_LISTEN:
-		return released(sk) ? REASON_LOCAL_CLOSE : REASON_LOCAL_SHUTDOWN;
+		return edge->released ? REASON_LOCAL_CLOSE : REASON_LOCAL_SHUTDOWN;
 	case TCP_SYN_SENT:
-		if (released(sk))
+		if (edge->released)
 			return REASON_LOCAL_CLOSE;
 		/* __inet_hash_connect failed: no port, or no sequence number yet */
 		return !tp->inet_conn.icsk_inet.inet_sport || !tp->write_seq ? REASON_CONNECT_FAILED : REASON_ABORTED;
@@ -112,16 +122,17 @@ static __always_inline u8 close_reason(void *ctx, const struct sock *sk,
 		return sock_flag(sk, SOCK_DONE) || timewait_full(sk) ? REASON_TIMEWAIT_OVERFLOW : REASON_RST_SENT;
 	default:
 		/* inet_csk_listen_stop disconnects the children nobody accepted */
-		if (!in_task && !sk->sk_socket && !sock_flag(sk, SOCK_DEAD))
+		if (!edge->in_task && edge->released && !sock_flag(sk, SOCK_DEAD))
 			return REASON_LISTENER_CLOSED;
 		return REASON_ABORTED; /* unread data, linger 0, connect(AF_UNSPEC) */
 	}
 }
 
+/* reason is why a socket leaves edge->old; to is where it goes on, see hand_over(). */
 static __always_inline u8 reason(void *ctx, const struct sock *sk, const struct tcp_sock *tp,
-				 u8 old, u8 new, bool in_task)
+				 const struct edge *edge, u8 to)
 {
-	switch (new) {
+	switch (to) {
 	case TCP_SYN_SENT:
 		return REASON_CONNECT;
 	case TCP_LISTEN:
@@ -132,16 +143,16 @@ static __always_inline u8 reason(void *ctx, const struct sock *sk, const struct 
 		return REASON_HANDSHAKE_DONE;
 	case TCP_FIN_WAIT1:
 	case TCP_LAST_ACK:
-		return released(sk) ? REASON_LOCAL_CLOSE : REASON_LOCAL_SHUTDOWN;
+		return edge->released ? REASON_LOCAL_CLOSE : REASON_LOCAL_SHUTDOWN;
 	case TCP_FIN_WAIT2:
 		return REASON_FIN_ACKED;
 	case TCP_CLOSE_WAIT:
 	case TCP_CLOSING:
 		return REASON_FIN_RECEIVED;
 	case TCP_TIME_WAIT:
-		return old == TCP_CLOSING ? REASON_FIN_ACKED : REASON_FIN_RECEIVED;
+		return edge->old == TCP_CLOSING ? REASON_FIN_ACKED : REASON_FIN_RECEIVED;
 	default:
-		return close_reason(ctx, sk, tp, old, in_task);
+		return close_reason(ctx, sk, tp, edge);
 	}
 }
 

@@ -144,24 +144,28 @@ static __always_inline u8 hand_over(const struct life *l, const struct conn *c, 
 	return state;
 }
 
-static __always_inline u8 owner_source(u8 new, const struct sock *sk)
+static __always_inline u8 owner_source(const struct edge *edge)
 {
-	switch (new) {
+	switch (edge->new) {
 	case TCP_SYN_SENT:
 		return OWNER_CONNECT;
 	case TCP_LISTEN:
 		return OWNER_LISTEN;
 	default:
-		return released(sk) ? OWNER_CLOSE : OWNER_USE;
+		return edge->released ? OWNER_CLOSE : OWNER_USE;
 	}
 }
 
-/* What happens to a socket, in one word: a BPF function takes five at most. */
-struct edge {
-	u8 old;
-	u8 new;
-	bool in_task;
-};
+/*
+ * The program that the copies of seen() call. Inserted by the loader before anything
+ * is attached, deleted with the map.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, u32);
+} called SEC(".maps");
 
 /* Not inlined, or clang moves its reads of l before the caller's NULL check. */
 static __noinline int change_life(void *ctx, struct sock *sk, struct life *l, struct conn *c,
@@ -184,7 +188,7 @@ static __noinline int change_life(void *ctx, struct sock *sk, struct life *l, st
 	if (l->flags & LIFE_CHILD)
 		child_grown(l, c);
 	if (edge->in_task && sk->sk_err != ECONNABORTED) /* SOCK_DESTROY: current is the killer */
-		own(&l->owner, owner_source(new, sk));
+		own(&l->owner, owner_source(edge));
 	if (new == TCP_SYN_SENT && edge->in_task)
 		take_stack(ctx, l);
 	if (old == TCP_CLOSE)
@@ -195,7 +199,7 @@ static __noinline int change_life(void *ctx, struct sock *sk, struct life *l, st
 		next = hand_over(l, c, now);
 	/* The mini-socket goes on in FIN_WAIT2: nothing happened. */
 	if (next != old)
-		emit(now, l->sk, c, l, next, reason(ctx, sk, tp, old, next, edge->in_task),
+		emit(now, l->sk, c, l, next, reason(ctx, sk, tp, edge, next),
 		     sk->sk_err, tp);
 	l->state = new;
 	l->since = now;
@@ -203,7 +207,7 @@ static __noinline int change_life(void *ctx, struct sock *sk, struct life *l, st
 	return 0;
 }
 
-/* told notes that a change was told, for the copies of state_change() to come. */
+/* told notes that a change was told, for the copies of seen() to come. */
 static __always_inline void told(u64 sk, int state)
 {
 	struct moment *moment = this_moment();
@@ -229,28 +233,22 @@ static __always_inline bool was_told(u64 sk, int state)
 	return l ? l->state == state : state == TCP_CLOSE;
 }
 
-/*
- * state_change is the heart. Several copies of it see each event, and the first
- * that runs tells it: the kernel does not nest a program in itself (6.1+,
- * __bpf_trace_run), so a softirq that interrupts one copy in a process needs
- * another. That can happen once; but since 7.0 tracepoints are preemptible
- * (SRCU-fast), and a process that is stopped in a copy blocks it for others.
- */
-static __always_inline int state_change(void *ctx, struct sock *sk, int old, int new,
-					bool first_copy)
+/* Where owner_source() or reason() ask. The worker of MPTCP closes without owning. */
+static __always_inline bool needs_released(const struct edge *edge)
 {
-	struct edge edge = {old, new, sk->sk_lock.owned != 0};
+	return edge->in_task || edge->new == TCP_FIN_WAIT1 || edge->new == TCP_LAST_ACK ||
+	       edge->new == TCP_CLOSE;
+}
+
+/* state_change tells one change of state, or notes what has to wait. */
+static __always_inline int state_change(void *ctx, struct sock *sk, int old, int new)
+{
+	struct edge edge = {.old = old, .new = new, .in_task = sk->sk_lock.owned != 0};
 	struct inet_sock *inet = (void *)sk;
 	u64 key = (u64)sk;
 	struct life fresh, *l;
 	struct conn c;
 
-	/* MPTCP's own sockets, SCTP and DCCP come here too; self-transitions are no news. */
-	if (sk->sk_protocol != IPPROTO_TCP || old == new)
-		return 0;
-	if (!first_copy && was_told(key, new))
-		return 0;
-	told(key, new);
 	if (old == TCP_LISTEN && new == TCP_SYN_RECV) {
 		child_cloned(sk);
 		return 0;
@@ -261,6 +259,7 @@ static __always_inline int state_change(void *ctx, struct sock *sk, int old, int
 		c.lport = bpf_ntohs(BPF_CORE_READ(inet, inet_sport));
 	if (!selected(&c))
 		return 0;
+	edge.released = needs_released(&edge) && released(sk);
 	l = bpf_map_lookup_elem(&socks, &key);
 	if (!l) {
 		new_life(&fresh, sk, old);
@@ -272,6 +271,28 @@ static __always_inline int state_change(void *ctx, struct sock *sk, int old, int
 	change_life(ctx, sk, l, &c, &edge);
 	if (new == TCP_CLOSE && (close_is_end || sock_flag(sk, SOCK_DEAD)))
 		bpf_map_delete_elem(&socks, &key);
+	return 0;
+}
+
+/*
+ * seen is where each event comes in. Several copies of it see each event, and the
+ * first that runs has it told: the kernel does not nest a program in itself (6.1+,
+ * __bpf_trace_run), so a softirq that interrupts one copy in a process needs
+ * another. That can happen once; but since 7.0 tracepoints are preemptible
+ * (SRCU-fast), and a process that is stopped in a copy blocks it for others.
+ * What they call is one program, as the verifier takes its time for each.
+ */
+static __always_inline int seen(void *ctx, struct sock *sk, int old, int new, bool first_copy)
+{
+	u64 key = (u64)sk;
+
+	/* MPTCP's own sockets, SCTP and DCCP come here too; self-transitions are no news. */
+	if (sk->sk_protocol != IPPROTO_TCP || old == new)
+		return 0;
+	if (!first_copy && was_told(key, new))
+		return 0;
+	told(key, new);
+	bpf_tail_call(ctx, &called, 0);
 	return 0;
 }
 

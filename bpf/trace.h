@@ -240,6 +240,7 @@ static __always_inline struct event *reserve(void)
  */
 static __always_inline void read_conn(struct conn *to, const struct sock_common *c)
 {
+	to->netns = c->skc_net.net->ns.inum;
 	if (c->skc_family == AF_INET) {
 		to->laddr[0] = to->laddr[1] = to->raddr[0] = to->raddr[1] = 0;
 		to->laddr[2] = to->raddr[2] = V4_MAPPED;
@@ -257,7 +258,6 @@ static __always_inline void read_conn(struct conn *to, const struct sock_common 
 	}
 	to->lport = c->skc_num;
 	to->rport = bpf_ntohs(c->skc_dport);
-	to->netns = c->skc_net.net->ns.inum;
 }
 
 /*

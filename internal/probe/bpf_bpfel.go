@@ -203,6 +203,7 @@ type bpfTextRange struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	bpfMapCalled            = "called"
 	bpfMapEvents            = "events"
 	bpfMapListeners         = "listeners"
 	bpfMapMoments           = "moments"
@@ -213,13 +214,14 @@ const (
 	bpfMapTimewaits         = "timewaits"
 	bpfProgAccept4Exit      = "accept4_exit"
 	bpfProgAcceptExit       = "accept_exit"
+	bpfProgChangeState      = "change_state"
 	bpfProgDestroySock      = "destroy_sock"
 	bpfProgFiles            = "files"
 	bpfProgKfreeSkb         = "kfree_skb"
 	bpfProgRcvSpaceAdjust   = "rcv_space_adjust"
-	bpfProgStateChange1     = "state_change_1"
-	bpfProgStateChange2     = "state_change_2"
-	bpfProgStateChange3     = "state_change_3"
+	bpfProgSeen1            = "seen_1"
+	bpfProgSeen2            = "seen_2"
+	bpfProgSeen3            = "seen_3"
 	bpfProgTable            = "table"
 	bpfProgTimerCancel      = "timer_cancel"
 	bpfProgTimerExpireExit  = "timer_expire_exit"
@@ -288,13 +290,14 @@ type bpfSpecs struct {
 type bpfProgramSpecs struct {
 	Accept4Exit     *ebpf.ProgramSpec `ebpf:"accept4_exit"`
 	AcceptExit      *ebpf.ProgramSpec `ebpf:"accept_exit"`
+	ChangeState     *ebpf.ProgramSpec `ebpf:"change_state"`
 	DestroySock     *ebpf.ProgramSpec `ebpf:"destroy_sock"`
 	Files           *ebpf.ProgramSpec `ebpf:"files"`
 	KfreeSkb        *ebpf.ProgramSpec `ebpf:"kfree_skb"`
 	RcvSpaceAdjust  *ebpf.ProgramSpec `ebpf:"rcv_space_adjust"`
-	StateChange1    *ebpf.ProgramSpec `ebpf:"state_change_1"`
-	StateChange2    *ebpf.ProgramSpec `ebpf:"state_change_2"`
-	StateChange3    *ebpf.ProgramSpec `ebpf:"state_change_3"`
+	Seen1           *ebpf.ProgramSpec `ebpf:"seen_1"`
+	Seen2           *ebpf.ProgramSpec `ebpf:"seen_2"`
+	Seen3           *ebpf.ProgramSpec `ebpf:"seen_3"`
 	Table           *ebpf.ProgramSpec `ebpf:"table"`
 	TimerCancel     *ebpf.ProgramSpec `ebpf:"timer_cancel"`
 	TimerExpireExit *ebpf.ProgramSpec `ebpf:"timer_expire_exit"`
@@ -305,6 +308,7 @@ type bpfProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
+	Called    *ebpf.MapSpec `ebpf:"called"`
 	Events    *ebpf.MapSpec `ebpf:"events"`
 	Listeners *ebpf.MapSpec `ebpf:"listeners"`
 	Moments   *ebpf.MapSpec `ebpf:"moments"`
@@ -359,6 +363,7 @@ func (o *bpfObjects) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
+	Called    *ebpf.Map `ebpf:"called"`
 	Events    *ebpf.Map `ebpf:"events"`
 	Listeners *ebpf.Map `ebpf:"listeners"`
 	Moments   *ebpf.Map `ebpf:"moments"`
@@ -371,6 +376,7 @@ type bpfMaps struct {
 
 func (m *bpfMaps) Close() error {
 	return _BpfClose(
+		m.Called,
 		m.Events,
 		m.Listeners,
 		m.Moments,
@@ -412,13 +418,14 @@ type bpfVariables struct {
 type bpfPrograms struct {
 	Accept4Exit     *ebpf.Program `ebpf:"accept4_exit"`
 	AcceptExit      *ebpf.Program `ebpf:"accept_exit"`
+	ChangeState     *ebpf.Program `ebpf:"change_state"`
 	DestroySock     *ebpf.Program `ebpf:"destroy_sock"`
 	Files           *ebpf.Program `ebpf:"files"`
 	KfreeSkb        *ebpf.Program `ebpf:"kfree_skb"`
 	RcvSpaceAdjust  *ebpf.Program `ebpf:"rcv_space_adjust"`
-	StateChange1    *ebpf.Program `ebpf:"state_change_1"`
-	StateChange2    *ebpf.Program `ebpf:"state_change_2"`
-	StateChange3    *ebpf.Program `ebpf:"state_change_3"`
+	Seen1           *ebpf.Program `ebpf:"seen_1"`
+	Seen2           *ebpf.Program `ebpf:"seen_2"`
+	Seen3           *ebpf.Program `ebpf:"seen_3"`
 	Table           *ebpf.Program `ebpf:"table"`
 	TimerCancel     *ebpf.Program `ebpf:"timer_cancel"`
 	TimerExpireExit *ebpf.Program `ebpf:"timer_expire_exit"`
@@ -429,13 +436,14 @@ func (p *bpfPrograms) Close() error {
 	return _BpfClose(
 		p.Accept4Exit,
 		p.AcceptExit,
+		p.ChangeState,
 		p.DestroySock,
 		p.Files,
 		p.KfreeSkb,
 		p.RcvSpaceAdjust,
-		p.StateChange1,
-		p.StateChange2,
-		p.StateChange3,
+		p.Seen1,
+		p.Seen2,
+		p.Seen3,
 		p.Table,
 		p.TimerCancel,
 		p.TimerExpireExit,

@@ -45,8 +45,9 @@ type hook struct {
 
 // slot is where a program of an object goes once it is loaded.
 type slot struct {
-	name string
-	at   **ebpf.Program
+	name   string
+	at     **ebpf.Program
+	called bool // by the others of its hook, not by the kernel
 }
 
 // hooks are in the order of attaching, from ends to beginnings: whatever begins
@@ -56,50 +57,54 @@ var hooks = []hook{
 		name: hookTable, shows: "existing sockets",
 		blind: "sockets that exist already are not shown before their state changes",
 		programs: func(p *bpfPrograms) []slot {
-			return []slot{{bpfProgTable, &p.Table}}
+			return []slot{{name: bpfProgTable, at: &p.Table}}
 		},
 	}, {
 		name: hookFiles, shows: "open files (owner, fd)",
 		blind: "file descriptors, and the owners of sockets that exist already, are not shown",
 		programs: func(p *bpfPrograms) []slot {
-			return []slot{{bpfProgFiles, &p.Files}}
+			return []slot{{name: bpfProgFiles, at: &p.Files}}
 		},
 	}, {
 		name: hookDestroy, shows: "end of sockets",
 		blind: "a socket that is used again after it was closed is taken for a new one",
 		programs: func(p *bpfPrograms) []slot {
-			return []slot{{bpfProgDestroySock, &p.DestroySock}}
+			return []slot{{name: bpfProgDestroySock, at: &p.DestroySock}}
 		},
 	}, {
 		name: "kfree_skb", shows: "FIN_WAIT2 > TIME_WAIT",
 		blind: "FIN_WAIT2 > TIME_WAIT of closed sockets is shown late, its duration as a lower bound",
 		programs: func(p *bpfPrograms) []slot {
-			return []slot{{bpfProgKfreeSkb, &p.KfreeSkb}}
+			return []slot{{name: bpfProgKfreeSkb, at: &p.KfreeSkb}}
 		},
 	}, {
 		name: "tcp_rcv_space_adjust", shows: "first use",
 		blind: "who reads from an accepted connection is shown only once it closes, or is found among open files",
 		programs: func(p *bpfPrograms) []slot {
-			return []slot{{bpfProgRcvSpaceAdjust, &p.RcvSpaceAdjust}}
+			return []slot{{name: bpfProgRcvSpaceAdjust, at: &p.RcvSpaceAdjust}}
 		},
 	}, {
 		name: hookTimer, shows: "TIME_WAIT and SYN_RECV",
 		blind: "TIME_WAIT and half-open connections are not shown; FIN_WAIT2 of a closed socket ends at once",
 		programs: func(p *bpfPrograms) []slot {
 			return []slot{
-				{bpfProgTimerExpireExit, &p.TimerExpireExit},
-				{bpfProgTimerCancel, &p.TimerCancel},
-				{bpfProgTimerStart, &p.TimerStart},
+				{name: bpfProgTimerExpireExit, at: &p.TimerExpireExit},
+				{name: bpfProgTimerCancel, at: &p.TimerCancel},
+				{name: bpfProgTimerStart, at: &p.TimerStart},
 			}
 		},
 	}, {
 		name: hookState, shows: "state changes",
 		programs: func(p *bpfPrograms) []slot {
-			copies := []slot{{bpfProgStateChange1, &p.StateChange1}, {bpfProgStateChange2, &p.StateChange2}}
-			if preemptibleTracepoints() {
-				copies = append(copies, slot{bpfProgStateChange3, &p.StateChange3})
+			programs := []slot{
+				{name: bpfProgChangeState, at: &p.ChangeState, called: true},
+				{name: bpfProgSeen1, at: &p.Seen1},
+				{name: bpfProgSeen2, at: &p.Seen2},
 			}
-			return copies
+			if preemptibleTracepoints() {
+				programs = append(programs, slot{name: bpfProgSeen3, at: &p.Seen3})
+			}
+			return programs
 		},
 	},
 }
@@ -109,7 +114,7 @@ var stacksHook = hook{
 	name: hookAcceptExit, shows: "code that accepts",
 	blind: "the code that calls accept() is not shown",
 	programs: func(p *bpfPrograms) []slot {
-		return []slot{{bpfProgAcceptExit, &p.AcceptExit}, {bpfProgAccept4Exit, &p.Accept4Exit}}
+		return []slot{{name: bpfProgAcceptExit, at: &p.AcceptExit}, {name: bpfProgAccept4Exit, at: &p.Accept4Exit}}
 	},
 }
 
@@ -185,7 +190,7 @@ func (c *coverage) attach(p *bpfPrograms) (links []io.Closer, err error) {
 			continue
 		}
 		for _, s := range h.programs(p) {
-			if *s.at == nil {
+			if *s.at == nil || s.called {
 				continue
 			}
 			l, err := link.AttachTracing(link.TracingOptions{Program: *s.at})

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"sync"
 	"time"
 	"unsafe"
 
@@ -63,6 +64,8 @@ func load(cfg Config, objs *bpfObjects) (*coverage, error) {
 	if !c.has(hookTypes) {
 		return nil, errNoTypes
 	}
+	symbols := sync.OnceValues(kernelSymbols)
+	go symbols() // it takes 40 ms, so beside what does not need them
 	types, err := kernelTypes(cfg.BTF)
 	if err != nil {
 		return nil, err
@@ -74,11 +77,11 @@ func load(cfg Config, objs *bpfObjects) (*coverage, error) {
 	if err != nil {
 		return nil, err
 	}
-	symbols, err := c.look(spec, types.kernel)
+	found, err := c.look(spec, types.kernel, symbols)
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(adapt(spec, types.kernel, symbols, c), configure(spec, cfg)); err != nil {
+	if err := errors.Join(adapt(spec, types.kernel, found, c), configure(spec, cfg)); err != nil {
 		return nil, err
 	}
 	return c, c.load(spec, types, objs)
@@ -86,7 +89,7 @@ func load(cfg Config, objs *bpfObjects) (*coverage, error) {
 
 // look finds out what is missing before anything is loaded: programs leave out what
 // others would tell them.
-func (c *coverage) look(spec *ebpf.CollectionSpec, kernel *btf.Spec) (map[string]symbol, error) {
+func (c *coverage) look(spec *ebpf.CollectionSpec, kernel *btf.Spec, symbols func() (map[string]symbol, error)) (map[string]symbol, error) {
 	for _, h := range allHooks() {
 		if err := h.find(spec, kernel); c.has(h.name) && err != nil {
 			if err := c.miss(h, err); err != nil {
@@ -94,9 +97,9 @@ func (c *coverage) look(spec *ebpf.CollectionSpec, kernel *btf.Spec) (map[string
 			}
 		}
 	}
-	symbols, err := map[string]symbol(nil), c.missing[hookSymbols]
+	found, err := map[string]symbol(nil), c.missing[hookSymbols]
 	if err == nil {
-		symbols, err = kernelSymbols()
+		found, err = symbols()
 	}
 	if err != nil {
 		c.missing[hookSymbols] = err
@@ -104,7 +107,7 @@ func (c *coverage) look(spec *ebpf.CollectionSpec, kernel *btf.Spec) (map[string
 			c.missing[hookTimer] = err
 		}
 	}
-	return symbols, nil
+	return found, nil
 }
 
 // load loads hook by hook, so that one that is refused costs no other.
@@ -123,6 +126,9 @@ func (c *coverage) load(spec *ebpf.CollectionSpec, types *types, objs *bpfObject
 	options.MapReplacements = maps.Clone(shared.Maps)
 	if err := errors.Join(shared.Assign(&objs.bpfMaps), shared.Assign(&objs.bpfVariables)); err != nil {
 		return err
+	}
+	if err := objs.Called.Put(uint32(0), objs.ChangeState); err != nil {
+		return fmt.Errorf("let one BPF program call another: %w", err)
 	}
 	for _, h := range allHooks() {
 		if h.name == core.name || !c.has(h.name) || h.name == hookAcceptExit && !c.stacks {

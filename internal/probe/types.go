@@ -31,9 +31,10 @@ func kernelTypes(path string) (*types, error) {
 		}
 		return withCache(kernel, path)
 	}
-	kernel, err := btf.LoadKernelSpec()
+	cache := btf.NewCache()
+	kernel, err := cache.Kernel()
 	if err == nil {
-		return &types{kernel, btf.NewCache(), typesFile}, nil
+		return &types{kernel, cache, typesFile}, nil
 	}
 	if kernel, own := ownTypes(); own == nil {
 		return withCache(kernel, "the kernel itself")
