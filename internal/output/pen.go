@@ -10,15 +10,14 @@ import (
 // pen writes the times of an event: the columns that depend on more than the
 // event, because writers differ in precision and count from a start.
 type pen struct {
-	utc, local clock
-	start      uint64 // CLOCK_BOOTTIME in ns that seconds counts from; 0: not known yet
-	digits     int    // decimals of a millisecond, 3 or 6; what is smaller is cut off
-	atLeast    string // put before a duration that is only a lower bound
+	local   clock
+	start   uint64 // CLOCK_BOOTTIME in ns that seconds counts from; 0: not known yet
+	digits  int    // decimals of a millisecond, 3 or 6; what is smaller is cut off
+	atLeast string // put before a duration that is only a lower bound
 }
 
 func newPen(start uint64, digits int, atLeast string) *pen {
 	return &pen{
-		utc:   clock{layout: "2006-01-02T15:04:05", zone: time.UTC},
 		local: clock{layout: "15:04:05", zone: time.Local},
 		start: start, digits: digits, atLeast: atLeast,
 	}
@@ -39,12 +38,6 @@ func (c *clock) append(b []byte, t time.Time) []byte {
 		c.text = t.In(c.zone).AppendFormat(c.text[:0], c.layout)
 	}
 	return append(b, c.text...)
-}
-
-func (p *pen) rfc3339(b []byte, e *tcp.Event) []byte {
-	t := time.Unix(0, e.Time)
-	b = append(p.utc.append(b, t), '.')
-	return append(appendDigits(b, uint64(t.Nanosecond()), 9), 'Z')
 }
 
 func (p *pen) wallClock(b []byte, e *tcp.Event) []byte {
