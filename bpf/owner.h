@@ -77,7 +77,7 @@ static __always_inline u64 cgroup_id(const struct sock *sk)
 	struct cgroup *cgroup;
 
 	if (bpf_core_field_exists(data->cgroup)) {
-		return BPF_CORE_READ(data, cgroup, kn, id);
+		return data->cgroup->kn->id;
 	} else {
 		const struct sock_cgroup_data___val *old = (const void *)data;
 		u64 val = BPF_CORE_READ(old, val);

@@ -33,9 +33,7 @@ static __always_inline bool sock_flag(const struct sock *sk, int flag)
 
 /*
  * released tells close() from shutdown(): the last reference to the file is gone
- * before __fput calls inet_release. A socket without a file was closed before. It is
- * asked once per event: each time that the verifier sees a trusted pointer followed
- * it searches all types of the kernel by name, a millisecond on 6.18 (btf_nested_type_is_trusted).
+ * before __fput calls inet_release. A socket without a file was closed before.
  */
 static __always_inline bool released(const struct sock *sk)
 {

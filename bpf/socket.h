@@ -56,24 +56,35 @@ static __always_inline void remember_listener(struct sock *sk, const struct conn
  * at the cancelled timer, microseconds later. So the child waits: its next state
  * change tells what there is to tell.
  */
-static __always_inline void child_cloned(struct sock *sk)
+static __always_inline void child_cloned(u64 sk)
 {
 	struct moment *moment = this_moment();
 	struct life l = {
 		.since = bpf_ktime_get_boot_ns(),
-		.sk = (u64)sk,
+		.sk = sk,
 		.state = TCP_SYN_RECV,
 		.kind = DURATION_EXACT,
 		.role = ROLE_SERVER,
 		.flags = LIFE_CHILD,
 		.owner.fd = -1,
 	};
-	u64 key = (u64)sk;
 
-	if (bpf_map_update_elem(&socks, &key, &l, BPF_ANY))
+	if (bpf_map_update_elem(&socks, &sk, &l, BPF_ANY))
 		__sync_fetch_and_add(&untracked, 1);
 	if (moment)
-		moment->child = key;
+		moment->child = sk;
+}
+
+/* tell_late tells of the change that l began with, now that it can be told. */
+static __always_inline void tell_late(struct life *l, const struct conn *c, u8 old, u8 reason)
+{
+	u8 state = l->state;
+
+	l->state = old;
+	l->kind = DURATION_NONE;
+	emit(l->since, l->sk, c, l, state, reason, 0, NULL);
+	l->state = state;
+	l->kind = DURATION_EXACT;
 }
 
 /* child_grown makes up for what child_cloned could not do. */
@@ -88,18 +99,34 @@ static __always_inline void child_grown(struct life *l, const struct conn *c)
 		return;
 	if (l->owner.source == OWNER_NONE) /* Fast Open: it may be accepted already */
 		inherit_from_port(&l->owner, c);
-	l->state = TCP_LISTEN;
-	l->kind = DURATION_NONE;
-	emit(l->since, l->sk, c, l, TCP_SYN_RECV, REASON_SYN_RECEIVED, 0, NULL);
-	l->state = TCP_SYN_RECV;
-	l->kind = DURATION_EXACT;
+	tell_late(l, c, TCP_LISTEN, REASON_SYN_RECEIVED);
+}
+
+/*
+ * connect_due: connect() has no local port yet (__inet_hash_connect finds one later),
+ * and there is a filter for it. So the next change tells, if it is the right one.
+ */
+static __always_inline bool connect_due(const struct conn *c, u8 new)
+{
+	return filter_lports[0] && new == TCP_SYN_SENT && !c->lport;
+}
+
+/* connected makes up for that. It had no port then, and is told so. */
+static __always_inline void connected(struct life *l, struct conn *c)
+{
+	u16 lport = c->lport;
+
+	l->flags &= ~LIFE_CONNECT;
+	c->lport = 0;
+	tell_late(l, c, TCP_CLOSE, REASON_CONNECT);
+	c->lport = lport;
 }
 
 /* new_life begins to know a socket, in the state that it is about to leave. */
-static __always_inline void new_life(struct life *l, struct sock *sk, u8 old)
+static __always_inline void new_life(struct life *l, u64 sk, u8 old)
 {
 	__builtin_memset(l, 0, sizeof(*l));
-	l->sk = (u64)sk;
+	l->sk = sk;
 	l->state = old;
 	/* The time between socket() and connect() or listen() is no TCP state. */
 	l->kind = old == TCP_CLOSE ? DURATION_NONE : DURATION_UNKNOWN;
@@ -168,15 +195,13 @@ struct {
 } called SEC(".maps");
 
 /* Not inlined, or clang moves its reads of l before the caller's NULL check. */
-static __noinline int change_life(void *ctx, struct sock *sk, struct life *l, struct conn *c,
+static __noinline int change_life(void *ctx, struct tcp_sock *tp, struct life *l, struct conn *c,
 				  const struct edge *edge)
 {
+	struct sock *sk = &tp->inet_conn.icsk_inet.sk;
 	u64 now = bpf_ktime_get_boot_ns();
-	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 	u8 old = edge->old, new = edge->new, next = new;
 
-	if (!tp)
-		return 0;
 	if (!l->cookie) {
 		l->cookie = socket_cookie(sk);
 		l->cgroup = cgroup_id(sk);
@@ -187,6 +212,8 @@ static __noinline int change_life(void *ctx, struct sock *sk, struct life *l, st
 	l->flags &= ~LIFE_ROW_DUE;
 	if (l->flags & LIFE_CHILD)
 		child_grown(l, c);
+	if (filter_lports[0] && l->flags & LIFE_CONNECT)
+		connected(l, c);
 	if (edge->in_task && sk->sk_err != ECONNABORTED) /* SOCK_DESTROY: current is the killer */
 		own(&l->owner, owner_source(edge));
 	if (new == TCP_SYN_SENT && edge->in_task)
@@ -197,8 +224,9 @@ static __noinline int change_life(void *ctx, struct sock *sk, struct life *l, st
 		remember_listener(sk, c, new);
 	if (new == TCP_CLOSE && (old == TCP_FIN_WAIT2 || old == TCP_CLOSING))
 		next = hand_over(l, c, now);
-	/* The mini-socket goes on in FIN_WAIT2: nothing happened. */
-	if (next != old)
+	if (connect_due(c, new))
+		l->flags |= LIFE_CONNECT;
+	else if (next != old) /* else the mini-socket goes on in FIN_WAIT2: nothing happened */
 		emit(now, l->sk, c, l, next, reason(ctx, sk, tp, edge, next),
 		     sk->sk_err, tp);
 	l->state = new;
@@ -240,35 +268,53 @@ static __always_inline bool needs_released(const struct edge *edge)
 	       edge->new == TCP_CLOSE;
 }
 
-/* state_change tells one change of state, or notes what has to wait. */
-static __always_inline int state_change(void *ctx, struct sock *sk, int old, int new)
+/*
+ * Whether a child may be of a connection that is asked for. Up to 6.12 it has no
+ * remote end yet; its local port is the listener's.
+ */
+static __always_inline bool child_selected(struct conn *c)
 {
+	return c->rport ? selected(c) : port_selected(filter_lports, c->lport);
+}
+
+/*
+ * state_change tells one change of state, or notes what has to wait. It reads the
+ * socket through tp: each time that the verifier sees a pointer followed that it
+ * trusts, as it does sk, it searches all types of the kernel by name, which takes a
+ * millisecond (btf_nested_type_is_trusted, seen on 6.18).
+ */
+static __always_inline int state_change(void *ctx, struct tcp_sock *tp, int old, int new)
+{
+	struct sock *sk = &tp->inet_conn.icsk_inet.sk;
 	struct edge edge = {.old = old, .new = new, .in_task = sk->sk_lock.owned != 0};
-	struct inet_sock *inet = (void *)sk;
-	u64 key = (u64)sk;
 	struct life fresh, *l;
+	u64 key = (u64)tp;
 	struct conn c;
 
+	read_conn(&c, &sk->__sk_common);
 	if (old == TCP_LISTEN && new == TCP_SYN_RECV) {
-		child_cloned(sk);
+		if (child_selected(&c))
+			child_cloned(key);
 		return 0;
 	}
-	read_conn(&c, &sk->__sk_common);
 	/* At * > CLOSE tcp_set_state has released the port; inet_sport still has it. */
 	if (new != TCP_SYN_SENT)
-		c.lport = bpf_ntohs(BPF_CORE_READ(inet, inet_sport));
-	if (!selected(&c))
+		c.lport = bpf_ntohs(tp->inet_conn.icsk_inet.inet_sport);
+	if (!selected(&c)) {
+		if (filter_lports[0] && old == TCP_SYN_SENT) /* see connect_due */
+			bpf_map_delete_elem(&socks, &key);
 		return 0;
+	}
 	edge.released = needs_released(&edge) && released(sk);
 	l = bpf_map_lookup_elem(&socks, &key);
 	if (!l) {
-		new_life(&fresh, sk, old);
+		new_life(&fresh, key, old);
 		/* A socket at its end needs no entry: tcp_destroy_sock follows or has been. */
 		l = new != TCP_CLOSE ? begin_life(key, &fresh) : NULL;
 	}
 	if (!l)
-		return change_life(ctx, sk, &fresh, &c, &edge);
-	change_life(ctx, sk, l, &c, &edge);
+		return change_life(ctx, tp, &fresh, &c, &edge);
+	change_life(ctx, tp, l, &c, &edge);
 	if (new == TCP_CLOSE && (close_is_end || sock_flag(sk, SOCK_DEAD)))
 		bpf_map_delete_elem(&socks, &key);
 	return 0;

@@ -39,7 +39,9 @@ int BPF_PROG(seen_3, struct sock *sk, int old, int new)
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(change_state, struct sock *sk, int old, int new)
 {
-	return state_change(ctx, sk, old, new);
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+
+	return tp ? state_change(ctx, tp, old, new) : 0;
 }
 
 SEC("tp_btf/tcp_destroy_sock")

@@ -182,7 +182,7 @@ static __always_inline void skb_freed(struct sk_buff *skb)
 	struct conn c;
 	u64 key;
 
-	if (!skb_conn(skb, &c))
+	if (!skb_conn(skb, &c) || !selected(&c))
 		return;
 	key = conn_key(&c);
 	l = bpf_map_lookup_elem(&timewaits, &key);

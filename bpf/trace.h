@@ -58,10 +58,11 @@ struct owner {
 };
 
 enum life_flags {
-	LIFE_CHILD = 1,   /* cloned from a listener, LISTEN > SYN_RECV not yet told */
-	LIFE_REQUEST = 2, /* ... and told already, for its request sock */
-	LIFE_ROW_DUE = 4, /* known from a file, not yet shown in the snapshot */
-	LIFE_MINI = 8,    /* a mini-socket that no full socket has handed over to yet */
+	LIFE_CHILD = 1,    /* cloned from a listener, LISTEN > SYN_RECV not yet told */
+	LIFE_REQUEST = 2,  /* ... and told already, for its request sock */
+	LIFE_ROW_DUE = 4,  /* known from a file, not yet shown in the snapshot */
+	LIFE_MINI = 8,     /* a mini-socket that no full socket has handed over to yet */
+	LIFE_CONNECT = 16, /* CLOSE > SYN_SENT not yet told, as there was no port to filter by */
 };
 
 struct life {

@@ -37,6 +37,8 @@ type Enricher struct {
 
 	cgroups map[uint64]cgroup
 	owners  map[ownerKey]owner
+	lastID  uint64 // most events are of the cgroup that the one before was of
+	last    cgroup
 }
 
 type cgroup struct {
@@ -79,14 +81,22 @@ func (e *Enricher) Fill(ev *tcp.Event) {
 	if ev.CgroupID == 0 || ev.Cgroup != "" {
 		return
 	}
-	cg, ok := e.cgroups[ev.CgroupID]
-	if !ok || ev.BootNS >= cg.expires {
-		cg = e.lookUp(ev.CgroupID, ev.BootNS)
+	if ev.CgroupID != e.lastID || ev.BootNS >= e.last.expires {
+		e.lastID, e.last = ev.CgroupID, e.find(ev.CgroupID, ev.BootNS)
 	}
-	ev.Cgroup, ev.ContainerID = cg.path, cg.container
+	ev.Cgroup, ev.ContainerID = e.last.path, e.last.container
 	if ev.ContainerID == "" && e.legacy && ev.OwnerSource != "" {
 		ev.ContainerID = e.ownerContainer(ev)
 	}
+}
+
+// find looks among what is remembered first.
+func (e *Enricher) find(id, now uint64) cgroup {
+	cg, ok := e.cgroups[id]
+	if !ok || now >= cg.expires {
+		cg = e.lookUp(id, now)
+	}
+	return cg
 }
 
 // lookUp finds a cgroup and remembers the answer, also when there is none.

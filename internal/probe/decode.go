@@ -74,6 +74,8 @@ type decoder struct {
 	wallOffset int64 // ns: CLOCK_REALTIME - CLOCK_BOOTTIME
 	kernelAddr bool  // fill in Event.SkAddr
 	names      map[[16]uint8]string
+	lastComm   [16]uint8 // most events are of the process that the one before was of
+	lastName   string
 }
 
 func newDecoder(kernelAddr bool) *decoder {
@@ -143,15 +145,20 @@ func (d *decoder) decode(record []byte, ev *tcp.Event) error {
 }
 
 func (d *decoder) name(comm *[16]uint8) string {
-	if name, ok := d.names[*comm]; ok {
-		return name
+	if *comm == d.lastComm {
+		return d.lastName
 	}
-	if len(d.names) >= maxNames {
-		clear(d.names)
+	name, known := d.names[*comm]
+	if !known {
+		if len(d.names) >= maxNames {
+			clear(d.names)
+		}
+		text, _, _ := bytes.Cut(comm[:], []byte{0})
+		name = string(text)
+		d.names[*comm] = name
 	}
-	name, _, _ := bytes.Cut(comm[:], []byte{0})
-	d.names[*comm] = string(name)
-	return d.names[*comm]
+	d.lastComm, d.lastName = *comm, name
+	return name
 }
 
 // addrPort reads an address of the contract: network order, IPv4 as v4-mapped.
