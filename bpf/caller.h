@@ -31,8 +31,8 @@ struct text_range {
 	enum caller caller;
 };
 
-const volatile struct text_range callers[MAX_CALLERS];
-const volatile struct text_range validate_incoming; /* tcp_validate_incoming */
+volatile struct text_range callers[MAX_CALLERS];
+volatile struct text_range validate_incoming; /* tcp_validate_incoming */
 
 /*
  * The search has no branch that depends on data, and multiplies where one would

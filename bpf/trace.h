@@ -33,13 +33,17 @@ const volatile u16 filter_lports[MAX_PORTS];
 const volatile u16 filter_rports[MAX_PORTS];
 const volatile bool has_socket_cookie; /* bpf_get_socket_cookie in tracing: 5.12+ */
 
-/* Addresses of the two timer functions, from kallsyms; 0: not found. */
-const volatile u64 tw_timer_handler;
-const volatile u64 reqsk_timer_handler;
-
 const volatile bool take_stacks;
 
 const volatile u32 hz = 250; /* ticks per second */
+
+/*
+ * Addresses of the two timer functions, from kallsyms; 0: not found. Like callers in
+ * caller.h they are no constants: the loader finds them while the kernel verifies the
+ * programs, and sets them before anything is attached.
+ */
+u64 tw_timer_handler;
+u64 reqsk_timer_handler;
 
 /* Events that found no room in the ring, and sockets that found none in a map. */
 u64 lost;

@@ -133,12 +133,10 @@ func (c *coverage) hookFindings() (findings []Finding, err error) {
 	if err != nil {
 		return nil, err
 	}
-	wanted := slices.Clone(hooks)
-	slices.Reverse(wanted) // the indispensable one first
-	if c.stacks {
-		wanted = append(wanted, stacksHook)
-	}
-	for _, h := range wanted {
+	for _, h := range allHooks() {
+		if h.name == hookAcceptExit && !c.stacks {
+			continue
+		}
 		f := Finding{Name: h.shows, Status: OK, Found: h.way(spec)}
 		if why := c.missing[h.name]; why != nil {
 			f.Status, f.Found, f.Means = Partly, why.Error(), h.blind

@@ -118,8 +118,20 @@ var stacksHook = hook{
 	},
 }
 
-// allHooks are those of hooks, the indispensable one among them, and stacksHook.
-func allHooks() []hook { return append(slices.Clip(hooks), stacksHook) }
+// allHooks are those of hooks, the indispensable one first, and stacksHook.
+func allHooks() []hook {
+	all := slices.Clone(hooks)
+	slices.Reverse(all)
+	return append(all, stacksHook)
+}
+
+// hooksNamed are some of hooks, in that order.
+func hooksNamed(names ...string) (named []hook) {
+	for _, name := range names {
+		named = append(named, hooks[slices.IndexFunc(hooks, func(h hook) bool { return h.name == name })])
+	}
+	return named
+}
 
 // find looks for what the programs of h attach to.
 func (h hook) find(spec *ebpf.CollectionSpec, kernel *btf.Spec) error {
@@ -190,7 +202,7 @@ func (c *coverage) attach(p *bpfPrograms) (links []io.Closer, err error) {
 			continue
 		}
 		for _, s := range h.programs(p) {
-			if *s.at == nil || s.called {
+			if *s.at == nil || s.called || !c.has(h.name) {
 				continue
 			}
 			l, err := link.AttachTracing(link.TracingOptions{Program: *s.at})

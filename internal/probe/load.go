@@ -7,7 +7,6 @@ import (
 	"os"
 	"sync"
 	"time"
-	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -15,6 +14,9 @@ import (
 	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
 )
+
+// maxCallers is MAX_CALLERS in bpf/caller.h.
+const maxCallers = 16
 
 // MaxPorts is how many ports a filter in the kernel holds: MAX_PORTS in
 // bpf/trace.h.
@@ -47,9 +49,9 @@ var callers = map[string]bpfCaller{
 	"tcp_v6_rcv":                 bpfCallerCALLER_RECEIVE,
 }
 
-// load puts the programs and maps into the kernel, and says which hooks this kernel
-// has not got.
-func load(cfg Config, objs *bpfObjects) (*coverage, error) {
+// load puts the maps and the programs of hooks into the kernel, and says which hooks
+// this kernel has not got. Without the first one it fails.
+func load(cfg Config, wanted []hook, objs *bpfObjects) (*coverage, error) {
 	c, err := newCoverage(cfg)
 	if err != nil {
 		return nil, err
@@ -64,8 +66,11 @@ func load(cfg Config, objs *bpfObjects) (*coverage, error) {
 	if !c.has(hookTypes) {
 		return nil, errNoTypes
 	}
+	tracing := wanted[0].name == hookState
 	symbols := sync.OnceValues(kernelSymbols)
-	go symbols() // it takes 40 ms, so beside what does not need them
+	if tracing {
+		go symbols() // it takes 40 ms, so beside what does not need them
+	}
 	types, err := kernelTypes(cfg.BTF)
 	if err != nil {
 		return nil, err
@@ -77,49 +82,54 @@ func load(cfg Config, objs *bpfObjects) (*coverage, error) {
 	if err != nil {
 		return nil, err
 	}
-	found, err := c.look(spec, types.kernel, symbols)
-	if err != nil {
+	if err := c.look(spec, types.kernel); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(adapt(spec, types.kernel, found, c), configure(spec, cfg)); err != nil {
+	if err := errors.Join(adapt(spec, types.kernel, c), configure(spec, cfg)); err != nil {
 		return nil, err
 	}
-	return c, c.load(spec, types, objs)
-}
-
-// look finds out what is missing before anything is loaded: programs leave out what
-// others would tell them.
-func (c *coverage) look(spec *ebpf.CollectionSpec, kernel *btf.Spec, symbols func() (map[string]symbol, error)) (map[string]symbol, error) {
-	for _, h := range allHooks() {
-		if err := h.find(spec, kernel); c.has(h.name) && err != nil {
-			if err := c.miss(h, err); err != nil {
-				return nil, err
-			}
-		}
-	}
-	found, err := map[string]symbol(nil), c.missing[hookSymbols]
-	if err == nil {
-		found, err = symbols()
-	}
-	if err != nil {
-		c.missing[hookSymbols] = err
-		if c.has(hookTimer) {
-			c.missing[hookTimer] = err
-		}
-	}
-	return found, nil
-}
-
-// load loads hook by hook, so that one that is refused costs no other.
-func (c *coverage) load(spec *ebpf.CollectionSpec, types *types, objs *bpfObjects) error {
 	options := ebpf.CollectionOptions{
 		Programs: ebpf.ProgramOptions{KernelTypes: types.kernel},
 		Cache:    types.cache,
 	}
-	core := hooks[len(hooks)-1]
-	shared, err := ebpf.NewCollectionWithOptions(core.only(spec), options)
+	if err := c.load(wanted, spec, &options, objs); err != nil {
+		return nil, types.explain(err)
+	}
+	if !tracing {
+		return c, nil
+	}
+	if err := objs.Called.Put(uint32(0), objs.ChangeState); err != nil {
+		return nil, fmt.Errorf("let one BPF program call another: %w", err)
+	}
+	if c.ways != HooksTracepoints && c.has(hookTrampoline) {
+		err := c.loadTrampoline(spec.Maps[bpfMapSocks], objs.Socks, types.kernel, options)
+		if err := c.trampolineRefused(err); err != nil {
+			return c, err
+		}
+	}
+	return c, c.setSymbols(objs, symbols)
+}
+
+// look finds out what is missing before anything is loaded: programs leave out what
+// others would tell them.
+func (c *coverage) look(spec *ebpf.CollectionSpec, kernel *btf.Spec) error {
+	for _, h := range allHooks() {
+		if err := h.find(spec, kernel); c.has(h.name) && err != nil {
+			if err := c.miss(h, err); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// load loads hook by hook, so that one that is refused costs no other. The maps, which
+// come with the first, go into options for whoever loads more.
+func (c *coverage) load(wanted []hook, spec *ebpf.CollectionSpec, options *ebpf.CollectionOptions, objs *bpfObjects) error {
+	core, others := wanted[0], wanted[1:]
+	shared, err := ebpf.NewCollectionWithOptions(core.only(spec), *options)
 	if err != nil {
-		return types.explain(fmt.Errorf("load the BPF programs: %w", err))
+		return fmt.Errorf("load the BPF programs: %w", err)
 	}
 	defer shared.Close() // what objs does not take: the maps behind variables
 	core.take(shared, objs)
@@ -127,14 +137,11 @@ func (c *coverage) load(spec *ebpf.CollectionSpec, types *types, objs *bpfObject
 	if err := errors.Join(shared.Assign(&objs.bpfMaps), shared.Assign(&objs.bpfVariables)); err != nil {
 		return err
 	}
-	if err := objs.Called.Put(uint32(0), objs.ChangeState); err != nil {
-		return fmt.Errorf("let one BPF program call another: %w", err)
-	}
-	for _, h := range allHooks() {
-		if h.name == core.name || !c.has(h.name) || h.name == hookAcceptExit && !c.stacks {
+	for _, h := range others {
+		if !c.has(h.name) || h.name == hookAcceptExit && !c.stacks {
 			continue
 		}
-		loaded, err := ebpf.NewCollectionWithOptions(h.only(spec), options)
+		loaded, err := ebpf.NewCollectionWithOptions(h.only(spec), *options)
 		if err != nil {
 			c.missing[h.name] = err
 			continue
@@ -142,10 +149,7 @@ func (c *coverage) load(spec *ebpf.CollectionSpec, types *types, objs *bpfObject
 		h.take(loaded, objs)
 		loaded.Close()
 	}
-	if c.ways == HooksTracepoints || !c.has(hookTrampoline) {
-		return nil
-	}
-	return c.trampolineRefused(c.loadTrampoline(spec.Maps[bpfMapSocks], objs.Socks, types, options))
+	return nil
 }
 
 // only is spec with the programs of h alone.
@@ -164,13 +168,13 @@ func (h hook) take(loaded *ebpf.Collection, objs *bpfObjects) {
 	}
 }
 
-func (c *coverage) loadTrampoline(socks *ebpf.MapSpec, shared *ebpf.Map, types *types, options ebpf.CollectionOptions) error {
+func (c *coverage) loadTrampoline(socks *ebpf.MapSpec, shared *ebpf.Map, kernel *btf.Spec, options ebpf.CollectionOptions) error {
 	spec, err := loadTrampoline()
 	if err != nil {
 		return err
 	}
 	name := trampolineProgAcceptFlags
-	if hasType(types.kernel, "proto_accept_arg") { // 6.10+
+	if hasType(kernel, "proto_accept_arg") { // 6.10+
 		name = trampolineProgAcceptArg
 	}
 	spec.Programs = map[string]*ebpf.ProgramSpec{name: spec.Programs[name]}
@@ -206,25 +210,53 @@ func kernelSymbols() (map[string]symbol, error) {
 	return found, nil
 }
 
-// adapt fits the object to the running kernel.
-func adapt(spec *ebpf.CollectionSpec, kernel *btf.Spec, symbols map[string]symbol, c *coverage) error {
-	textRange := func(name string, caller bpfCaller) bpfTextRange {
-		const topBit = 1 << 63
-		return bpfTextRange{Start: symbols[name].start &^ topBit, End: symbols[name].end &^ topBit, Caller: uint32(caller)}
+// setSymbols tells the programs where kernel functions lie. What it cannot find costs
+// the hooks that need it.
+func (c *coverage) setSymbols(objs *bpfObjects, symbols func() (map[string]symbol, error)) error {
+	found, err := map[string]symbol(nil), c.missing[hookSymbols]
+	if err == nil {
+		found, err = symbols()
 	}
-	var ranges []bpfTextRange
-	for name, caller := range callers {
-		if _, ok := symbols[name]; ok {
-			ranges = append(ranges, textRange(name, caller))
+	if err != nil {
+		c.missing[hookSymbols] = err
+		if c.has(hookTimer) {
+			c.missing[hookTimer] = err
 		}
 	}
+	timewait, request := found[timewaitTimer].start, found[requestTimer].start
+	if !c.has(hookTimer) {
+		timewait, request = 0, 0
+	}
+	return errors.Join(
+		objs.TwTimerHandler.Set(timewait),
+		objs.ReqskTimerHandler.Set(request),
+		objs.Callers.Set(callerRanges(found)),
+		objs.ValidateIncoming.Set(textRange(found[validateIncoming], bpfCallerCALLER_UNKNOWN)),
+	)
+}
+
+func callerRanges(found map[string]symbol) (ranges [maxCallers]bpfTextRange) {
+	n := 0
+	for name, caller := range callers {
+		if s, ok := found[name]; ok {
+			ranges[n] = textRange(s, caller)
+			n++
+		}
+	}
+	return ranges
+}
+
+// textRange is how is_in() in bpf/caller.h compares: without the top bit.
+func textRange(s symbol, caller bpfCaller) bpfTextRange {
+	const topBit = 1 << 63
+	return bpfTextRange{Start: s.start &^ topBit, End: s.end &^ topBit, Caller: uint32(caller)}
+}
+
+// adapt fits the object to the running kernel.
+func adapt(spec *ebpf.CollectionSpec, kernel *btf.Spec, c *coverage) error {
 	hz, err := ticksPerSecond()
 	if err != nil {
 		return err
-	}
-	timewait, request := symbols[timewaitTimer].start, symbols[requestTimer].start
-	if !c.has(hookTimer) {
-		timewait, request = 0, 0
 	}
 	// Before 6.1 (bpf_mem_alloc) an insertion may not allocate where our programs run.
 	// A preallocated map costs all its memory at once, so it is smaller.
@@ -240,10 +272,6 @@ func adapt(spec *ebpf.CollectionSpec, kernel *btf.Spec, symbols map[string]symbo
 		spec.Variables[bpfVarHasSocketCookie].Set(hasCookieHelper(kernel)),
 		spec.Variables[bpfVarCloseIsEnd].Set(!c.has(hookDestroy)),
 		spec.Variables[bpfVarHz].Set(hz),
-		spec.Variables[bpfVarTwTimerHandler].Set(timewait),
-		spec.Variables[bpfVarReqskTimerHandler].Set(request),
-		setArray(spec.Variables[bpfVarCallers], ranges),
-		spec.Variables[bpfVarValidateIncoming].Set(textRange(validateIncoming, bpfCallerCALLER_UNKNOWN)),
 	)
 }
 
@@ -293,22 +321,17 @@ func configure(spec *ebpf.CollectionSpec, cfg Config) error {
 		spec.Variables[bpfVarFilterNetns].Set(cfg.NetNS),
 	}
 	if len(cfg.LocalPorts) <= MaxPorts {
-		errs = append(errs, setArray(spec.Variables[bpfVarFilterLports], cfg.LocalPorts))
+		errs = append(errs, setPorts(spec.Variables[bpfVarFilterLports], cfg.LocalPorts))
 	}
 	if len(cfg.RemotePorts) <= MaxPorts {
-		errs = append(errs, setArray(spec.Variables[bpfVarFilterRports], cfg.RemotePorts))
+		errs = append(errs, setPorts(spec.Variables[bpfVarFilterRports], cfg.RemotePorts))
 	}
 	return errors.Join(errs...)
 }
 
-// setArray sets the first elements of an array; the others stay 0.
-func setArray[T uint16 | bpfTextRange](v *ebpf.VariableSpec, values []T) error {
-	var element T
-	size := int(uintptr(v.Size()) / unsafe.Sizeof(element))
-	if len(values) > size {
-		return fmt.Errorf("set %s: %d values for %d places", v, len(values), size)
-	}
-	array := make([]T, size)
-	copy(array, values)
+// setPorts sets a filter to at most MaxPorts ports.
+func setPorts(v *ebpf.VariableSpec, ports []uint16) error {
+	var array [MaxPorts]uint16
+	copy(array[:], ports)
 	return v.Set(array)
 }

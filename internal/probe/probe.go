@@ -92,7 +92,7 @@ func Open(cfg Config) (_ *Probe, err error) {
 			p.Close()
 		}
 	}()
-	if p.cover, err = load(cfg, &p.objs); err != nil {
+	if p.cover, err = load(cfg, allHooks(), &p.objs); err != nil {
 		return nil, err
 	}
 	p.record.RawSample = make([]byte, 0, eventSize)

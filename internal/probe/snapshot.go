@@ -38,8 +38,7 @@ func (p *Probe) Seed(emit func(*tcp.Event) error) error {
 // Sockets hands a row of kind Socket for each socket to emit, and traces nothing.
 func Sockets(cfg Config, emit func(*tcp.Event) error) error {
 	var objs bpfObjects
-	cfg.Hooks = HooksTracepoints // nothing is traced
-	cover, err := load(cfg, &objs)
+	cover, err := load(cfg, hooksNamed(hookTable, hookFiles), &objs)
 	defer objs.Close()
 	if err != nil {
 		return err
