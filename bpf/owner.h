@@ -131,19 +131,21 @@ static __always_inline struct sock *tcp_sock_of(struct file *file)
 /*
  * keep_top keeps the first words of the user stack. glibc's connect() and accept()
  * have no frame pointer, so the walk misses their caller: its address is among these.
+ * Not inlined: BPF functions that call each other share 512 bytes of stack.
  */
-static __always_inline void keep_top(u32 id)
+static __noinline int keep_top(u32 id)
 {
 	struct pt_regs *regs;
 	struct stack_top top;
 
 	if (!bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_task_pt_regs)) /* 5.15+ */
-		return;
+		return 0;
 	if (bpf_map_lookup_elem(&stack_tops, &id))
-		return;
+		return 0;
 	regs = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
 	if (bpf_probe_read_user(&top, sizeof(top), (void *)BPF_CORE_READ(regs, sp)) == 0)
 		bpf_map_update_elem(&stack_tops, &id, &top, BPF_NOEXIST);
+	return 0;
 }
 
 /* take_stack remembers which code opens the socket. */

@@ -18,14 +18,18 @@ type bench struct {
 	plan    plan
 	host    host
 	headers string // for bcc; removed at the end
+	unmount func() // tracefs, where it was not mounted before
 	base    map[string]*values
 	rows    []*row
 	limits  []limit
 	crowds  []*crowdRow
 }
 
-// mainCase is the row of `tcptrace -j > /dev/null`.
-const mainCase = 1
+// The rows of the empty BPF program and of `tcptrace -j > /dev/null`.
+const (
+	emptyCase = 0
+	mainCase  = 1
+)
 
 // row is what is known of one tracer.
 type row struct {
@@ -64,13 +68,15 @@ func newBench(ctx context.Context, p plan) (*bench, error) {
 			return nil, fmt.Errorf("%w: run 'make build bin/churn' first, and this in the root of the repository", err)
 		}
 	}
-	b := &bench{ctx: ctx, plan: p, base: map[string]*values{}}
+	b := &bench{ctx: ctx, plan: p, unmount: func() {}, base: map[string]*values{}}
 	all, err := tracers()
 	if err != nil {
 		return nil, err
 	}
 	if p.smoke {
 		all = slices.DeleteFunc(all, func(t *tracer) bool { return t.peer })
+	} else if b.unmount, err = mountTracefs(); err != nil {
+		return nil, err
 	} else {
 		b.headers = preparePeers(ctx, all)
 	}
@@ -86,7 +92,10 @@ func newBench(ctx context.Context, p plan) (*bench, error) {
 	return b, err
 }
 
-func (b *bench) close() { _ = os.RemoveAll(b.headers) }
+func (b *bench) close() {
+	_ = os.RemoveAll(b.headers)
+	b.unmount()
+}
 
 func (b *bench) measure() error {
 	for round := range b.plan.rounds {

@@ -106,8 +106,9 @@ const legend = `
 fin        connections on loopback, one after the other, closed with FINs; one thread, as fast as it can
 storm      listen() and shutdown() on one socket: no packets, so the most events that one thread can make
 fin, storm of the first table: the rate with the tracer as a part of the rate without, before and after
-kernel     ns that all BPF programs of the tracer take per event of fin, with ~75 ns of the statistics for each run
+kernel     ns that all BPF programs of the tracer take per event of fin, as the statistics of the kernel have it
 runs       of BPF programs per event of fin
+net        kernel, less what the statistics themselves take for each run: all of what they say of the empty program
 user, CPU  seconds of the tracer's user space, and of user space and kernel, per million events
 lost       as the tracer itself says, of the events of all rounds
 RSS        before any event, and at most after fin and storm
@@ -119,7 +120,7 @@ sockets    one look at all sockets with owner and descriptor; ss shows owners wi
 
 func (b *bench) writeTracers(w io.Writer) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "TRACER\tFIN\tSTORM\tKERNEL ns\tRUNS\tFIN user s\tFIN CPU s\tSTORM user s\tSTORM CPU s\tFIN lost\tSTORM lost\tRSS MB\tpeak MB\tFIRST s")
+	fmt.Fprintln(t, "TRACER\tFIN\tSTORM\tKERNEL ns\tRUNS\tNET ns\tFIN user s\tFIN CPU s\tSTORM user s\tSTORM CPU s\tFIN lost\tSTORM lost\tRSS MB\tpeak MB\tFIRST s")
 	var problems []string
 	for _, r := range b.rows {
 		if r.problem != nil {
@@ -127,7 +128,7 @@ func (b *bench) writeTracers(w io.Writer) {
 		}
 		fin, storm := r.loads["fin"], r.loads["storm"]
 		cells := []string{r.tracer.String(),
-			fin.ratio.format(2), storm.ratio.format(2), r.kernel.format(0), r.runs.middle(1),
+			fin.ratio.format(2), storm.ratio.format(2), r.kernel.format(0), r.runs.middle(1), b.net(r),
 			fin.user.format(2), fin.cpu.format(2), storm.user.format(2), storm.cpu.format(2),
 			share(fin.lost, fin.events), share(storm.lost, storm.events),
 			r.idle.middle(0), r.peak.middle(0), r.first.format(2)}
@@ -135,6 +136,15 @@ func (b *bench) writeTracers(w io.Writer) {
 	}
 	t.Flush()
 	fmt.Fprintf(w, "%s\n", strings.Join(problems, ""))
+}
+
+// net is the time in the kernel without what measuring it takes.
+func (b *bench) net(r *row) string {
+	empty := b.rows[emptyCase]
+	if len(r.kernel) == 0 || len(empty.kernel) == 0 || r.runs.median() == 0 {
+		return "-"
+	}
+	return strconv.Itoa(int(r.kernel.median() - r.runs.median()*empty.kernel.median()/empty.runs.median()))
 }
 
 // writePeers says by how much the main case is ahead of each peer.
