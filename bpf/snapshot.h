@@ -20,12 +20,6 @@ enum pass_mode {
 	PASS_REPLACE, /* owners not seen by PASS_MARK gave the socket away */
 };
 
-/*
- * The states of which rows are wanted again, one bit each, once the first rows are
- * out; 0: these are the first, and only what no event has told of makes a row.
- */
-u32 row_states;
-
 u32 pass;
 enum pass_mode pass_mode;
 
@@ -110,20 +104,26 @@ static __always_inline u64 ticks_to_ns(u64 ticks)
 	return ticks * (NSEC_PER_SEC / hz);
 }
 
+static __always_inline void begin_row(struct event *e, const struct conn *c, const struct life *l, u8 kind)
+{
+	u64 now = bpf_ktime_get_boot_ns();
+
+	e->time = now;
+	e->duration = now - l->since;
+	e->sk = l->sk;
+	e->conn = *c;
+	e->kind = SOCKET;
+	e->new_state = l->state;
+	e->duration_kind = kind;
+	set_life(e, l);
+}
+
 static __noinline int write_row(struct seq_file *seq, const struct conn *c, const struct life *l, u8 kind,
 				const struct tcp_sock *tp)
 {
-	u64 now = bpf_ktime_get_boot_ns();
 	struct event e = {};
 
-	e.time = now;
-	e.duration = now - l->since;
-	e.sk = l->sk;
-	e.conn = *c;
-	e.kind = SOCKET;
-	e.new_state = l->state;
-	e.duration_kind = kind;
-	set_life(&e, l);
+	begin_row(&e, c, l, kind);
 	if (tp) {
 		const struct sock *sk = &tp->inet_conn.icsk_inet.sk;
 
@@ -216,11 +216,6 @@ static __always_inline void socket_row(struct seq_file *seq, struct tcp_sock *tp
 	if (l) {
 		if (l->flags & LIFE_ROW_DUE) /* else an event has told of it */
 			fill_row(seq, tp, l, &c);
-		else if (row_states) {
-			if (!l->cookie) /* before 5.12 it may have got one meanwhile */
-				l->cookie = socket_cookie(sk);
-			write_row(seq, &c, l, l->kind, tp);
-		}
 		return;
 	}
 	fresh.since = bpf_ktime_get_boot_ns();
@@ -238,20 +233,6 @@ static __always_inline void socket_row(struct seq_file *seq, struct tcp_sock *tp
 		bpf_map_delete_elem(&socks, &key);
 }
 
-static __always_inline bool row_again(struct seq_file *seq, const struct conn *c)
-{
-	u64 key = conn_key(c);
-	struct life *l;
-
-	if (!row_states)
-		return false;
-	l = bpf_map_lookup_elem(&timewaits, &key);
-	if (!l)
-		return false;
-	write_row(seq, c, l, l->kind, NULL);
-	return true;
-}
-
 /*
  * The two kinds of mini-socket are told by their state and read by probe: of an
  * MPTCP listener they have a sk_prot of their own (tcp_prot_override), and
@@ -266,7 +247,7 @@ static __noinline int timewait_row(struct seq_file *seq, struct sock_common *com
 	struct conn c;
 
 	read_conn(&c, common);
-	if (!selected(&c) || row_again(seq, &c))
+	if (!selected(&c))
 		return 0;
 	l.sk = (u64)common;
 	l.cookie = has_socket_cookie ? bpf_get_socket_cookie(common) : common->skc_cookie.counter;
@@ -289,6 +270,17 @@ static __noinline int timewait_row(struct seq_file *seq, struct sock_common *com
 	return 0;
 }
 
+/* write_request turns what began a half-open connection into a row of it. */
+static __always_inline void write_request(struct seq_file *seq, struct event *e, u64 since)
+{
+	e->time = bpf_ktime_get_boot_ns();
+	e->kind = SOCKET;
+	e->old_state = e->reason = 0;
+	e->duration = e->time - since;
+	e->duration_kind = DURATION_EXACT;
+	bpf_seq_write(seq, e, sizeof(*e));
+}
+
 static __noinline int request_row(struct seq_file *seq, struct sock_common *common)
 {
 	struct tcp_request_sock *treq = (void *)common;
@@ -303,26 +295,9 @@ static __noinline int request_row(struct seq_file *seq, struct sock_common *comm
 	describe_request(&r, (struct request_sock *)common, &c, now);
 	if (sent)
 		r.since = now - (bpf_ktime_get_ns() - sent * 1000);
-	if (bpf_map_update_elem(&requests, &key, &r, BPF_NOEXIST) && !row_states)
-		return 0;
-	r.event.kind = SOCKET;
-	r.event.old_state = r.event.reason = 0;
-	r.event.duration = now - r.since;
-	r.event.duration_kind = DURATION_EXACT;
-	bpf_seq_write(seq, &r.event, sizeof(r.event));
+	if (bpf_map_update_elem(&requests, &key, &r, BPF_NOEXIST) == 0)
+		write_request(seq, &r.event, r.since);
 	return 0;
-}
-
-static __always_inline bool row_wanted(struct sock_common *c)
-{
-	struct inet_timewait_sock *tw = (void *)c;
-	u32 state = c->skc_state;
-
-	if (state == TCP_TIME_WAIT)
-		state = BPF_CORE_READ(tw, tw_substate);
-	else if (state == TCP_NEW_SYN_RECV)
-		state = TCP_SYN_RECV;
-	return !row_states || row_states >> (state & 31) & 1;
 }
 
 static __always_inline int table_row(struct bpf_iter__tcp *ctx)
@@ -331,7 +306,7 @@ static __always_inline int table_row(struct bpf_iter__tcp *ctx)
 	struct seq_file *seq = ctx->meta->seq;
 	struct tcp_sock *tp;
 
-	if (!c || !row_wanted(c))
+	if (!c)
 		return 0;
 	if (c->skc_state == TCP_TIME_WAIT) {
 		timewait_row(seq, c);
@@ -342,6 +317,76 @@ static __always_inline int table_row(struct bpf_iter__tcp *ctx)
 		if (tp)
 			socket_row(seq, tp);
 	}
+	return 0;
+}
+
+/*
+ * Rows of what the trace knows, without a look at the kernel's own tables: these are
+ * large, mostly empty, and walked once for each network namespace. row_states are the
+ * states that are wanted, one bit each.
+ */
+u32 row_states;
+
+static __always_inline bool row_wanted(u8 state)
+{
+	return row_states >> (state & 31) & 1;
+}
+
+/*
+ * still_there: the socket at that address may be another one meanwhile, as its entry
+ * is read without a lock. A socket is known by its cookie, a mini-socket, which shares
+ * that with what it was, by its ends. Before 5.12 not every socket has a cookie.
+ */
+static __always_inline bool still_there(const struct life *l, u64 key, const struct conn *c, u64 cookie)
+{
+	return key == l->sk ? !l->cookie || l->cookie == cookie : key == conn_key(c);
+}
+
+static __always_inline void probe_queues(struct event *e, const struct tcp_sock *tp)
+{
+	const struct sock *sk = &tp->inet_conn.icsk_inet.sk;
+
+	e->flags |= EVENT_QUEUES;
+	if (e->new_state == TCP_LISTEN) {
+		e->rx_queue = BPF_CORE_READ(sk, sk_ack_backlog);
+		e->tx_queue = BPF_CORE_READ(sk, sk_max_ack_backlog);
+	} else {
+		e->rx_queue = BPF_CORE_READ(tp, rcv_nxt) - BPF_CORE_READ(tp, copied_seq);
+		e->tx_queue = BPF_CORE_READ(tp, write_seq) - BPF_CORE_READ(tp, snd_una);
+	}
+}
+
+/* known_row serves socks and timewaits. */
+static __always_inline int known_row(struct bpf_iter__bpf_map_elem *ctx)
+{
+	const struct life *l = ctx->value;
+	const u64 *key = ctx->key;
+	struct sock_head head;
+	struct event e = {};
+	struct conn c;
+
+	if (!l || !key || !row_wanted(l->state) || l->flags & (LIFE_CHILD | LIFE_MINI))
+		return 0;
+	probe_conn(&c, (void *)l->sk, &head);
+	if (!selected(&c) || !still_there(l, *key, &c, HEAD_FIELD(&head, skc_cookie).counter))
+		return 0;
+	begin_row(&e, &c, l, l->kind);
+	e.cookie = HEAD_FIELD(&head, skc_cookie).counter;
+	if (*key == l->sk)
+		probe_queues(&e, (void *)l->sk);
+	bpf_seq_write(ctx->meta->seq, &e, sizeof(e));
+	return 0;
+}
+
+static __always_inline int known_request(struct bpf_iter__bpf_map_elem *ctx)
+{
+	const struct request *r = ctx->value;
+	struct event e;
+
+	if (!r || !row_wanted(TCP_SYN_RECV))
+		return 0;
+	e = r->event;
+	write_request(ctx->meta->seq, &e, r->since);
 	return 0;
 }
 

@@ -122,4 +122,16 @@ int table(struct bpf_iter__tcp *ctx)
 	return table_row(ctx);
 }
 
+SEC("iter/bpf_map_elem")
+int known_sockets(struct bpf_iter__bpf_map_elem *ctx)
+{
+	return known_row(ctx);
+}
+
+SEC("iter/bpf_map_elem")
+int known_requests(struct bpf_iter__bpf_map_elem *ctx)
+{
+	return known_request(ctx);
+}
+
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -29,7 +29,7 @@ var errInterrupted = errors.New("interrupted before the end of the watch")
 // namespaces are read again at each refresh, and the limits of other users' processes.
 func (w *leakWatch) live() error {
 	config := w.cmd.probeConfig()
-	config.Stacks, config.Hooks, config.BTF, config.Without = w.cmd.Stacks, w.cmd.Hooks, w.cmd.BTF, w.cmd.Without
+	config.Rows, config.Stacks, config.Hooks, config.BTF, config.Without = true, w.cmd.Stacks, w.cmd.Hooks, w.cmd.BTF, w.cmd.Without
 	p, err := probe.Open(config)
 	if err != nil {
 		return err

@@ -218,6 +218,8 @@ const (
 	bpfProgDestroySock      = "destroy_sock"
 	bpfProgFiles            = "files"
 	bpfProgKfreeSkb         = "kfree_skb"
+	bpfProgKnownRequests    = "known_requests"
+	bpfProgKnownSockets     = "known_sockets"
 	bpfProgRcvSpaceAdjust   = "rcv_space_adjust"
 	bpfProgSeen1            = "seen_1"
 	bpfProgSeen2            = "seen_2"
@@ -294,6 +296,8 @@ type bpfProgramSpecs struct {
 	DestroySock     *ebpf.ProgramSpec `ebpf:"destroy_sock"`
 	Files           *ebpf.ProgramSpec `ebpf:"files"`
 	KfreeSkb        *ebpf.ProgramSpec `ebpf:"kfree_skb"`
+	KnownRequests   *ebpf.ProgramSpec `ebpf:"known_requests"`
+	KnownSockets    *ebpf.ProgramSpec `ebpf:"known_sockets"`
 	RcvSpaceAdjust  *ebpf.ProgramSpec `ebpf:"rcv_space_adjust"`
 	Seen1           *ebpf.ProgramSpec `ebpf:"seen_1"`
 	Seen2           *ebpf.ProgramSpec `ebpf:"seen_2"`
@@ -422,6 +426,8 @@ type bpfPrograms struct {
 	DestroySock     *ebpf.Program `ebpf:"destroy_sock"`
 	Files           *ebpf.Program `ebpf:"files"`
 	KfreeSkb        *ebpf.Program `ebpf:"kfree_skb"`
+	KnownRequests   *ebpf.Program `ebpf:"known_requests"`
+	KnownSockets    *ebpf.Program `ebpf:"known_sockets"`
 	RcvSpaceAdjust  *ebpf.Program `ebpf:"rcv_space_adjust"`
 	Seen1           *ebpf.Program `ebpf:"seen_1"`
 	Seen2           *ebpf.Program `ebpf:"seen_2"`
@@ -440,6 +446,8 @@ func (p *bpfPrograms) Close() error {
 		p.DestroySock,
 		p.Files,
 		p.KfreeSkb,
+		p.KnownRequests,
+		p.KnownSockets,
 		p.RcvSpaceAdjust,
 		p.Seen1,
 		p.Seen2,

@@ -39,18 +39,18 @@ func TargetOf(row *tcp.Event) Target {
 // and their peers a reset. The kernel compares the cookie, so no other connection is
 // hit. done is called for each target: nil, ErrGone, or why it failed. Destroy fails
 // as a whole where the kernel cannot do it or a namespace cannot be entered. It
-// needs CAP_NET_ADMIN and CAP_SYS_ADMIN, and a Rows before.
+// needs CAP_NET_ADMIN and CAP_SYS_ADMIN.
 func (p *Probe) Destroy(targets []Target, done func(Target, error)) error {
 	byNamespace := make(map[uint32][]Target)
 	for _, t := range targets {
 		byNamespace[t.NetNS] = append(byNamespace[t.NetNS], t)
 	}
 	for inode, targets := range byNamespace {
-		path, known := p.namespaces[uint64(inode)]
-		if !known {
-			return fmt.Errorf("close sockets of network namespace %d: it is not found any more", inode)
+		path, err := p.namespace(inode)
+		if err != nil {
+			return fmt.Errorf("close sockets: %w", err)
 		}
-		err := inNamespace(path, func() error { return destroyAll(targets, done) })
+		err = inNamespace(path, func() error { return destroyAll(targets, done) })
 		if err != nil {
 			return fmt.Errorf("close sockets of network namespace %d: %w", inode, err)
 		}

@@ -44,7 +44,7 @@ func testDestroy(t *testing.T, namespace *os.File, addr netip.Addr) {
 	}
 	defer p.Close()
 	nothing := func(*tcp.Event) error { return nil }
-	if err := errors.Join(p.Seed(nothing), p.Rows([]tcp.State{tcp.Established}, nothing)); err != nil {
+	if err := p.Seed(nothing); err != nil {
 		t.Fatal(err)
 	}
 	destroy := func(target probe.Target) error {

@@ -134,7 +134,7 @@ func (c *coverage) hookFindings() (findings []Finding, err error) {
 		return nil, err
 	}
 	for _, h := range allHooks() {
-		if h.name == hookAcceptExit && !c.stacks {
+		if !c.wants(h) {
 			continue
 		}
 		f := Finding{Name: h.shows, Status: OK, Found: h.way(spec)}

@@ -30,6 +30,7 @@ const (
 	hookSymbols    = "kallsyms"
 	hookTable      = "iter/tcp"
 	hookFiles      = "iter/task_file"
+	hookRows       = "iter/bpf_map_elem"
 	hookAcceptExit = "sys_exit_accept"
 	hookTrampoline = "inet_csk_accept"
 	hookTypes      = "btf"
@@ -118,11 +119,20 @@ var stacksHook = hook{
 	},
 }
 
-// allHooks are those of hooks, the indispensable one first, and stacksHook.
+// rowsHook is loaded only for Config.Rows, and attached by walkMap.
+var rowsHook = hook{
+	name: hookRows, shows: "known sockets, for leaks",
+	blind: "tcptrace leaks cannot look at sockets",
+	programs: func(p *bpfPrograms) []slot {
+		return []slot{{name: bpfProgKnownSockets, at: &p.KnownSockets}, {name: bpfProgKnownRequests, at: &p.KnownRequests}}
+	},
+}
+
+// allHooks are those of hooks, the indispensable one first, and those for some only.
 func allHooks() []hook {
 	all := slices.Clone(hooks)
 	slices.Reverse(all)
-	return append(all, stacksHook)
+	return append(all, stacksHook, rowsHook)
 }
 
 // hooksNamed are some of hooks, in that order.
@@ -157,14 +167,18 @@ var errLeftOut = errors.New("left out on request")
 // coverage says which hooks a trace has to do without, and why.
 type coverage struct {
 	ways       Hooks
-	stacks     bool
+	asked      map[string]bool // of the hooks that are for some only
 	missing    map[string]error
 	trampoline *ebpf.Program // nil: not asked for, or missing
 }
 
 // newCoverage begins with what was left out on request.
 func newCoverage(cfg Config) (*coverage, error) {
-	c := &coverage{ways: cfg.Hooks, stacks: cfg.Stacks, missing: map[string]error{}}
+	c := &coverage{
+		ways:    cfg.Hooks,
+		asked:   map[string]bool{stacksHook.name: cfg.Stacks, rowsHook.name: cfg.Rows},
+		missing: map[string]error{},
+	}
 	if !slices.Contains([]Hooks{"", HooksAuto, HooksTracepoints, HooksTrampolines}, cfg.Hooks) {
 		return nil, fmt.Errorf("unknown way %q to hook in: give auto, tracepoints or trampolines", cfg.Hooks)
 	}
@@ -185,6 +199,12 @@ func newCoverage(cfg Config) (*coverage, error) {
 }
 
 func (c *coverage) has(hook string) bool { return c.missing[hook] == nil }
+
+// wants reports whether h is to be loaded.
+func (c *coverage) wants(h hook) bool {
+	asked, forSome := c.asked[h.name]
+	return asked || !forSome
+}
 
 // miss notes that h is missing. It returns an error if nothing goes without h.
 func (c *coverage) miss(h hook, why error) error {

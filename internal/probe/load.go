@@ -138,7 +138,7 @@ func (c *coverage) load(wanted []hook, spec *ebpf.CollectionSpec, options *ebpf.
 		return err
 	}
 	for _, h := range others {
-		if !c.has(h.name) || h.name == hookAcceptExit && !c.stacks {
+		if !c.has(h.name) || !c.wants(h) {
 			continue
 		}
 		loaded, err := ebpf.NewCollectionWithOptions(h.only(spec), *options)

@@ -6,11 +6,11 @@ import (
 )
 
 // PortRange reads ip_local_port_range of a network namespace: the first and the
-// last port that connect() picks from. It needs a Rows before.
+// last port that connect() picks from.
 func (p *Probe) PortRange(netns uint32) (first, last uint16, err error) {
-	path, known := p.namespaces[uint64(netns)]
-	if !known {
-		return 0, 0, fmt.Errorf("read the port range of network namespace %d: it is not found", netns)
+	path, err := p.namespace(netns)
+	if err != nil {
+		return 0, 0, fmt.Errorf("read the port range: %w", err)
 	}
 	err = inNamespace(path, func() error {
 		// The sysctl is that of the thread that opens the file.

@@ -47,6 +47,7 @@ type Config struct {
 	NetNS        uint32        // inode of a network namespace; 0: all
 	KernelAddr   bool          // fill in Event.SkAddr
 	Stacks       bool          // keep the user stack at connect() and accept(); costs every system call some 80 ns
+	Rows         bool          // Rows will be called
 	OwnerRefresh time.Duration // how often owners are looked up anew; 0: 1 s, negative: never
 	Hooks        Hooks         // how accept() is seen; empty: HooksAuto
 	Without      []string      // hooks to do without, as on a kernel that lacks them
@@ -75,7 +76,7 @@ type Probe struct {
 	deadline     time.Time
 	untilLoss    int // events until losses are looked at
 	seen         Account
-	namespaces   map[uint64]string // for Rows: path by inode
+	namespaces   map[uint64]string // see namespace: path by inode
 	namespacesAt time.Time
 
 	stop     chan struct{}

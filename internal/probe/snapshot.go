@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
@@ -84,28 +85,48 @@ func walkTables(objs *bpfObjects, d *decoder, cfg Config, namespaces map[uint64]
 	return nil
 }
 
-// Rows hands a row for each socket that is in one of the states now to emit, with
-// its age as far as the trace or the kernel knows it. Call it after Seed, from the
-// goroutine that reads. Namespaces are looked for anew every namespaceInterval.
+// Rows hands a row for each socket that is in one of the states now to emit, with its
+// age as far as the trace or the kernel knows it, with its queues and without counters.
+// It needs Config.Rows; call it after Seed, from the goroutine that reads. It walks
+// over what the trace knows, of all namespaces at once.
 func (p *Probe) Rows(states []tcp.State, emit func(*tcp.Event) error) error {
+	if why := p.cover.missing[hookRows]; why != nil {
+		return fmt.Errorf("walk over the known sockets: %s: %w", hookRows, why)
+	}
 	var wanted uint32
 	for _, s := range states {
 		wanted |= 1 << s
 	}
 	if err := p.objs.RowStates.Set(wanted); err != nil {
-		return fmt.Errorf("prepare the socket iterator: %w", err)
+		return fmt.Errorf("prepare the walk over the known sockets: %w", err)
 	}
-	if time.Since(p.namespacesAt) > namespaceInterval {
-		files, err := walkFiles(&p.objs, bpfPassModePASS_MARK)
-		if err != nil {
-			return err
+	const mini, half = 1<<tcp.TimeWait | 1<<tcp.FinWait2, 1 << tcp.SynRecv
+	for _, walk := range []struct {
+		states uint32 // that are found there
+		table  *ebpf.Map
+		rows   *ebpf.Program
+	}{
+		{^uint32(1 << tcp.TimeWait), p.objs.Socks, p.objs.KnownSockets},
+		{mini, p.objs.Timewaits, p.objs.KnownSockets},
+		{half, p.objs.Requests, p.objs.KnownRequests},
+	} {
+		if wanted&walk.states == 0 {
+			continue
 		}
-		if p.namespaces, err = netNamespaces("/proc", files); err != nil {
-			return err
+		if err := walkMap(walk.table, walk.rows, p.decoder, emit); err != nil {
+			return fmt.Errorf("walk over the known sockets: %w", err)
 		}
-		p.namespacesAt = time.Now()
 	}
-	return walkTables(&p.objs, p.decoder, p.cfg, p.namespaces, emit)
+	return nil
+}
+
+func walkMap(table *ebpf.Map, rows *ebpf.Program, d *decoder, emit func(*tcp.Event) error) error {
+	it, err := link.AttachIter(link.IterOptions{Program: rows, Map: table})
+	if err != nil {
+		return err
+	}
+	defer it.Close()
+	return readRows(it, d, emit)
 }
 
 // Stack gives the code that opened a socket (tcp.Event.Stack): return addresses in
@@ -141,7 +162,8 @@ func (i iteration) Read(p []byte) (int, error) {
 	}
 }
 
-// readRows reads the sockets of the network namespace that the thread is in.
+// readRows reads what an iterator writes, rows. One over sockets is of the network
+// namespace that the thread is in.
 func readRows(table *link.Iter, d *decoder, emit func(*tcp.Event) error) error {
 	file, err := table.Open()
 	if err != nil {
@@ -213,7 +235,26 @@ func readNamespaceFiles(r io.Reader) ([]string, error) {
 	}
 }
 
-// namespaceInterval is how old the list of namespaces may be that Rows works with.
+// namespace gives a path to a network namespace.
+func (p *Probe) namespace(inode uint32) (path string, err error) {
+	if time.Since(p.namespacesAt) > namespaceInterval {
+		files, err := walkFiles(&p.objs, bpfPassModePASS_MARK)
+		if err != nil {
+			return "", err
+		}
+		if p.namespaces, err = netNamespaces("/proc", files); err != nil {
+			return "", err
+		}
+		p.namespacesAt = time.Now()
+	}
+	path, known := p.namespaces[uint64(inode)]
+	if !known {
+		return "", fmt.Errorf("network namespace %d is not found", inode)
+	}
+	return path, nil
+}
+
+// namespaceInterval is how old the list of namespaces may be that namespace knows.
 const namespaceInterval = 10 * time.Second
 
 // stackFrames is how many callers are kept of a stack: STACK_FRAMES in bpf/trace.h.

@@ -59,7 +59,7 @@ answer  LAST_ACK>CLOSE          fin_acked`)
 // The worker never touches the connection that it was handed: a trace that looks for
 // holders finds it by its descriptor. (The walk's own trace does not look.)
 func handedOn(n *netns) {
-	p, err := probe.Open(probe.Config{NetNS: n.inode, OwnerRefresh: time.Millisecond})
+	p, err := probe.Open(probe.Config{NetNS: n.inode, Rows: true, OwnerRefresh: time.Millisecond})
 	check(err, "begin a second trace")
 	n.undo = append(n.undo, func() { check(p.Close(), "end the second trace") })
 	check(p.Seed(func(*tcp.Event) error { return nil }), "seed the second trace")
