@@ -183,17 +183,6 @@ static __always_inline u8 owner_source(const struct edge *edge)
 	}
 }
 
-/*
- * The program that the copies of seen() call. Inserted by the loader before anything
- * is attached, deleted with the map.
- */
-struct {
-	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, u32);
-	__type(value, u32);
-} called SEC(".maps");
-
 /* Not inlined, or clang moves its reads of l before the caller's NULL check. */
 static __noinline int change_life(void *ctx, struct tcp_sock *tp, struct life *l, struct conn *c,
 				  const struct edge *edge)
@@ -235,7 +224,7 @@ static __noinline int change_life(void *ctx, struct tcp_sock *tp, struct life *l
 	return 0;
 }
 
-/* told notes that a change was told, for the copies of seen() to come. */
+/* told notes that a change was told, for the copies of state_change() to come. */
 static __always_inline void told(u64 sk, int state)
 {
 	struct moment *moment = this_moment();
@@ -277,13 +266,8 @@ static __always_inline bool child_selected(struct conn *c)
 	return c->rport ? selected(c) : port_selected(filter_lports, c->lport);
 }
 
-/*
- * state_change tells one change of state, or notes what has to wait. It reads the
- * socket through tp: each time that the verifier sees a pointer followed that it
- * trusts, as it does sk, it searches all types of the kernel by name, which takes a
- * millisecond (btf_nested_type_is_trusted, seen on 6.18).
- */
-static __always_inline int state_change(void *ctx, struct tcp_sock *tp, int old, int new)
+/* changed tells one change of state, or notes what has to wait. */
+static __always_inline int changed(void *ctx, struct tcp_sock *tp, int old, int new)
 {
 	struct sock *sk = &tp->inet_conn.icsk_inet.sk;
 	struct edge edge = {.old = old, .new = new, .in_task = sk->sk_lock.owned != 0};
@@ -321,15 +305,23 @@ static __always_inline int state_change(void *ctx, struct tcp_sock *tp, int old,
 }
 
 /*
- * seen is where each event comes in. Several copies of it see each event, and the
- * first that runs has it told: the kernel does not nest a program in itself (6.1+,
+ * state_change is the heart. Several copies of it see each event, and the first
+ * that runs tells it: the kernel does not nest a program in itself (6.1+,
  * __bpf_trace_run), so a softirq that interrupts one copy in a process needs
  * another. That can happen once; but since 7.0 tracepoints are preemptible
  * (SRCU-fast), and a process that is stopped in a copy blocks it for others.
- * What they call is one program, as the verifier takes its time for each.
+ *
+ * The copies may not share their body by a tail call. It would be entered twice on a
+ * CPU then, with one stack: since 6.13 a program has its own, for each CPU, and what
+ * protects that is only that it does not nest. A kernel 7.2 crashed of it.
+ *
+ * The socket is read through tp: each time that the verifier sees a pointer followed
+ * that it trusts, as it does sk, it searches all types of the kernel by name, which
+ * takes a millisecond (btf_nested_type_is_trusted, seen on 6.18).
  */
-static __always_inline int seen(void *ctx, struct sock *sk, int old, int new, bool first_copy)
+static __always_inline int state_change(void *ctx, struct sock *sk, int old, int new, bool first_copy)
 {
+	struct tcp_sock *tp;
 	u64 key = (u64)sk;
 
 	/* MPTCP's own sockets, SCTP and DCCP come here too; self-transitions are no news. */
@@ -338,8 +330,8 @@ static __always_inline int seen(void *ctx, struct sock *sk, int old, int new, bo
 	if (!first_copy && was_told(key, new))
 		return 0;
 	told(key, new);
-	bpf_tail_call(ctx, &called, 0);
-	return 0;
+	tp = bpf_skc_to_tcp_sock(sk);
+	return tp ? changed(ctx, tp, old, new) : 0;
 }
 
 /*

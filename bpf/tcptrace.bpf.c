@@ -16,32 +16,23 @@
 #include "request.h"
 #include "snapshot.h"
 
-/* Copies of one program, see seen(). The third is for preemptible tracepoints. */
+/* Copies of one program, see state_change(). The third is for preemptible tracepoints. */
 SEC("tp_btf/inet_sock_set_state")
-int BPF_PROG(seen_1, struct sock *sk, int old, int new)
+int BPF_PROG(state_change_1, struct sock *sk, int old, int new)
 {
-	return seen(ctx, sk, old, new, true);
+	return state_change(ctx, sk, old, new, true);
 }
 
 SEC("tp_btf/inet_sock_set_state")
-int BPF_PROG(seen_2, struct sock *sk, int old, int new)
+int BPF_PROG(state_change_2, struct sock *sk, int old, int new)
 {
-	return seen(ctx, sk, old, new, false);
+	return state_change(ctx, sk, old, new, false);
 }
 
 SEC("tp_btf/inet_sock_set_state")
-int BPF_PROG(seen_3, struct sock *sk, int old, int new)
+int BPF_PROG(state_change_3, struct sock *sk, int old, int new)
 {
-	return seen(ctx, sk, old, new, false);
-}
-
-/* What these call. */
-SEC("tp_btf/inet_sock_set_state")
-int BPF_PROG(change_state, struct sock *sk, int old, int new)
-{
-	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
-
-	return tp ? state_change(ctx, tp, old, new) : 0;
+	return state_change(ctx, sk, old, new, false);
 }
 
 SEC("tp_btf/tcp_destroy_sock")

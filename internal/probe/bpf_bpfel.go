@@ -203,7 +203,6 @@ type bpfTextRange struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	bpfMapCalled            = "called"
 	bpfMapEvents            = "events"
 	bpfMapListeners         = "listeners"
 	bpfMapMoments           = "moments"
@@ -214,16 +213,15 @@ const (
 	bpfMapTimewaits         = "timewaits"
 	bpfProgAccept4Exit      = "accept4_exit"
 	bpfProgAcceptExit       = "accept_exit"
-	bpfProgChangeState      = "change_state"
 	bpfProgDestroySock      = "destroy_sock"
 	bpfProgFiles            = "files"
 	bpfProgKfreeSkb         = "kfree_skb"
 	bpfProgKnownRequests    = "known_requests"
 	bpfProgKnownSockets     = "known_sockets"
 	bpfProgRcvSpaceAdjust   = "rcv_space_adjust"
-	bpfProgSeen1            = "seen_1"
-	bpfProgSeen2            = "seen_2"
-	bpfProgSeen3            = "seen_3"
+	bpfProgStateChange1     = "state_change_1"
+	bpfProgStateChange2     = "state_change_2"
+	bpfProgStateChange3     = "state_change_3"
 	bpfProgTable            = "table"
 	bpfProgTimerCancel      = "timer_cancel"
 	bpfProgTimerExpireExit  = "timer_expire_exit"
@@ -292,16 +290,15 @@ type bpfSpecs struct {
 type bpfProgramSpecs struct {
 	Accept4Exit     *ebpf.ProgramSpec `ebpf:"accept4_exit"`
 	AcceptExit      *ebpf.ProgramSpec `ebpf:"accept_exit"`
-	ChangeState     *ebpf.ProgramSpec `ebpf:"change_state"`
 	DestroySock     *ebpf.ProgramSpec `ebpf:"destroy_sock"`
 	Files           *ebpf.ProgramSpec `ebpf:"files"`
 	KfreeSkb        *ebpf.ProgramSpec `ebpf:"kfree_skb"`
 	KnownRequests   *ebpf.ProgramSpec `ebpf:"known_requests"`
 	KnownSockets    *ebpf.ProgramSpec `ebpf:"known_sockets"`
 	RcvSpaceAdjust  *ebpf.ProgramSpec `ebpf:"rcv_space_adjust"`
-	Seen1           *ebpf.ProgramSpec `ebpf:"seen_1"`
-	Seen2           *ebpf.ProgramSpec `ebpf:"seen_2"`
-	Seen3           *ebpf.ProgramSpec `ebpf:"seen_3"`
+	StateChange1    *ebpf.ProgramSpec `ebpf:"state_change_1"`
+	StateChange2    *ebpf.ProgramSpec `ebpf:"state_change_2"`
+	StateChange3    *ebpf.ProgramSpec `ebpf:"state_change_3"`
 	Table           *ebpf.ProgramSpec `ebpf:"table"`
 	TimerCancel     *ebpf.ProgramSpec `ebpf:"timer_cancel"`
 	TimerExpireExit *ebpf.ProgramSpec `ebpf:"timer_expire_exit"`
@@ -312,7 +309,6 @@ type bpfProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
-	Called    *ebpf.MapSpec `ebpf:"called"`
 	Events    *ebpf.MapSpec `ebpf:"events"`
 	Listeners *ebpf.MapSpec `ebpf:"listeners"`
 	Moments   *ebpf.MapSpec `ebpf:"moments"`
@@ -367,7 +363,6 @@ func (o *bpfObjects) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
-	Called    *ebpf.Map `ebpf:"called"`
 	Events    *ebpf.Map `ebpf:"events"`
 	Listeners *ebpf.Map `ebpf:"listeners"`
 	Moments   *ebpf.Map `ebpf:"moments"`
@@ -380,7 +375,6 @@ type bpfMaps struct {
 
 func (m *bpfMaps) Close() error {
 	return _BpfClose(
-		m.Called,
 		m.Events,
 		m.Listeners,
 		m.Moments,
@@ -422,16 +416,15 @@ type bpfVariables struct {
 type bpfPrograms struct {
 	Accept4Exit     *ebpf.Program `ebpf:"accept4_exit"`
 	AcceptExit      *ebpf.Program `ebpf:"accept_exit"`
-	ChangeState     *ebpf.Program `ebpf:"change_state"`
 	DestroySock     *ebpf.Program `ebpf:"destroy_sock"`
 	Files           *ebpf.Program `ebpf:"files"`
 	KfreeSkb        *ebpf.Program `ebpf:"kfree_skb"`
 	KnownRequests   *ebpf.Program `ebpf:"known_requests"`
 	KnownSockets    *ebpf.Program `ebpf:"known_sockets"`
 	RcvSpaceAdjust  *ebpf.Program `ebpf:"rcv_space_adjust"`
-	Seen1           *ebpf.Program `ebpf:"seen_1"`
-	Seen2           *ebpf.Program `ebpf:"seen_2"`
-	Seen3           *ebpf.Program `ebpf:"seen_3"`
+	StateChange1    *ebpf.Program `ebpf:"state_change_1"`
+	StateChange2    *ebpf.Program `ebpf:"state_change_2"`
+	StateChange3    *ebpf.Program `ebpf:"state_change_3"`
 	Table           *ebpf.Program `ebpf:"table"`
 	TimerCancel     *ebpf.Program `ebpf:"timer_cancel"`
 	TimerExpireExit *ebpf.Program `ebpf:"timer_expire_exit"`
@@ -442,16 +435,15 @@ func (p *bpfPrograms) Close() error {
 	return _BpfClose(
 		p.Accept4Exit,
 		p.AcceptExit,
-		p.ChangeState,
 		p.DestroySock,
 		p.Files,
 		p.KfreeSkb,
 		p.KnownRequests,
 		p.KnownSockets,
 		p.RcvSpaceAdjust,
-		p.Seen1,
-		p.Seen2,
-		p.Seen3,
+		p.StateChange1,
+		p.StateChange2,
+		p.StateChange3,
 		p.Table,
 		p.TimerCancel,
 		p.TimerExpireExit,

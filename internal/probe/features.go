@@ -46,9 +46,8 @@ type hook struct {
 
 // slot is where a program of an object goes once it is loaded.
 type slot struct {
-	name   string
-	at     **ebpf.Program
-	called bool // by the others of its hook, not by the kernel
+	name string
+	at   **ebpf.Program
 }
 
 // hooks are in the order of attaching, from ends to beginnings: whatever begins
@@ -58,54 +57,50 @@ var hooks = []hook{
 		name: hookTable, shows: "existing sockets",
 		blind: "sockets that exist already are not shown before their state changes",
 		programs: func(p *bpfPrograms) []slot {
-			return []slot{{name: bpfProgTable, at: &p.Table}}
+			return []slot{{bpfProgTable, &p.Table}}
 		},
 	}, {
 		name: hookFiles, shows: "open files (owner, fd)",
 		blind: "file descriptors, and the owners of sockets that exist already, are not shown",
 		programs: func(p *bpfPrograms) []slot {
-			return []slot{{name: bpfProgFiles, at: &p.Files}}
+			return []slot{{bpfProgFiles, &p.Files}}
 		},
 	}, {
 		name: hookDestroy, shows: "end of sockets",
 		blind: "a socket that is used again after it was closed is taken for a new one",
 		programs: func(p *bpfPrograms) []slot {
-			return []slot{{name: bpfProgDestroySock, at: &p.DestroySock}}
+			return []slot{{bpfProgDestroySock, &p.DestroySock}}
 		},
 	}, {
 		name: "kfree_skb", shows: "FIN_WAIT2 > TIME_WAIT",
 		blind: "FIN_WAIT2 > TIME_WAIT of closed sockets is shown late, its duration as a lower bound",
 		programs: func(p *bpfPrograms) []slot {
-			return []slot{{name: bpfProgKfreeSkb, at: &p.KfreeSkb}}
+			return []slot{{bpfProgKfreeSkb, &p.KfreeSkb}}
 		},
 	}, {
 		name: "tcp_rcv_space_adjust", shows: "first use",
 		blind: "who reads from an accepted connection is shown only once it closes, or is found among open files",
 		programs: func(p *bpfPrograms) []slot {
-			return []slot{{name: bpfProgRcvSpaceAdjust, at: &p.RcvSpaceAdjust}}
+			return []slot{{bpfProgRcvSpaceAdjust, &p.RcvSpaceAdjust}}
 		},
 	}, {
 		name: hookTimer, shows: "TIME_WAIT and SYN_RECV",
 		blind: "TIME_WAIT and half-open connections are not shown; FIN_WAIT2 of a closed socket ends at once",
 		programs: func(p *bpfPrograms) []slot {
 			return []slot{
-				{name: bpfProgTimerExpireExit, at: &p.TimerExpireExit},
-				{name: bpfProgTimerCancel, at: &p.TimerCancel},
-				{name: bpfProgTimerStart, at: &p.TimerStart},
+				{bpfProgTimerExpireExit, &p.TimerExpireExit},
+				{bpfProgTimerCancel, &p.TimerCancel},
+				{bpfProgTimerStart, &p.TimerStart},
 			}
 		},
 	}, {
 		name: hookState, shows: "state changes",
 		programs: func(p *bpfPrograms) []slot {
-			programs := []slot{
-				{name: bpfProgChangeState, at: &p.ChangeState, called: true},
-				{name: bpfProgSeen1, at: &p.Seen1},
-				{name: bpfProgSeen2, at: &p.Seen2},
-			}
+			copies := []slot{{bpfProgStateChange1, &p.StateChange1}, {bpfProgStateChange2, &p.StateChange2}}
 			if preemptibleTracepoints() {
-				programs = append(programs, slot{name: bpfProgSeen3, at: &p.Seen3})
+				copies = append(copies, slot{bpfProgStateChange3, &p.StateChange3})
 			}
-			return programs
+			return copies
 		},
 	},
 }
@@ -115,7 +110,7 @@ var stacksHook = hook{
 	name: hookAcceptExit, shows: "code that accepts",
 	blind: "the code that calls accept() is not shown",
 	programs: func(p *bpfPrograms) []slot {
-		return []slot{{name: bpfProgAcceptExit, at: &p.AcceptExit}, {name: bpfProgAccept4Exit, at: &p.Accept4Exit}}
+		return []slot{{bpfProgAcceptExit, &p.AcceptExit}, {bpfProgAccept4Exit, &p.Accept4Exit}}
 	},
 }
 
@@ -124,7 +119,7 @@ var rowsHook = hook{
 	name: hookRows, shows: "known sockets, for leaks",
 	blind: "tcptrace leaks cannot look at sockets",
 	programs: func(p *bpfPrograms) []slot {
-		return []slot{{name: bpfProgKnownSockets, at: &p.KnownSockets}, {name: bpfProgKnownRequests, at: &p.KnownRequests}}
+		return []slot{{bpfProgKnownSockets, &p.KnownSockets}, {bpfProgKnownRequests, &p.KnownRequests}}
 	},
 }
 
@@ -222,7 +217,7 @@ func (c *coverage) attach(p *bpfPrograms) (links []io.Closer, err error) {
 			continue
 		}
 		for _, s := range h.programs(p) {
-			if *s.at == nil || s.called || !c.has(h.name) {
+			if *s.at == nil || !c.has(h.name) {
 				continue
 			}
 			l, err := link.AttachTracing(link.TracingOptions{Program: *s.at})

@@ -26,7 +26,7 @@ func TestHooksHaveEveryProgram(t *testing.T) {
 		}
 	}
 	if !preemptibleTracepoints() {
-		owner[bpfProgSeen3] = hookState
+		owner[bpfProgStateChange3] = hookState
 	}
 	for name := range spec.Programs {
 		if owner[name] == "" {

@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -92,14 +93,11 @@ func load(cfg Config, wanted []hook, objs *bpfObjects) (*coverage, error) {
 		Programs: ebpf.ProgramOptions{KernelTypes: types.kernel},
 		Cache:    types.cache,
 	}
-	if err := c.load(wanted, spec, &options, objs); err != nil {
+	if err := c.load(wanted, spec, options, objs); err != nil {
 		return nil, types.explain(err)
 	}
 	if !tracing {
 		return c, nil
-	}
-	if err := objs.Called.Put(uint32(0), objs.ChangeState); err != nil {
-		return nil, fmt.Errorf("let one BPF program call another: %w", err)
 	}
 	if c.ways != HooksTracepoints && c.has(hookTrampoline) {
 		err := c.loadTrampoline(spec.Maps[bpfMapSocks], objs.Socks, types.kernel, options)
@@ -123,49 +121,65 @@ func (c *coverage) look(spec *ebpf.CollectionSpec, kernel *btf.Spec) error {
 	return nil
 }
 
-// load loads hook by hook, so that one that is refused costs no other. The maps, which
-// come with the first, go into options for whoever loads more.
-func (c *coverage) load(wanted []hook, spec *ebpf.CollectionSpec, options *ebpf.CollectionOptions, objs *bpfObjects) error {
-	core, others := wanted[0], wanted[1:]
-	shared, err := ebpf.NewCollectionWithOptions(core.only(spec), *options)
+// load loads the maps, then each program for itself: one that is refused costs only its
+// hook, and the verifier works on as many CPUs as there are.
+func (c *coverage) load(wanted []hook, spec *ebpf.CollectionSpec, options ebpf.CollectionOptions, objs *bpfObjects) error {
+	shared, err := ebpf.NewCollectionWithOptions(with(spec), options)
 	if err != nil {
-		return fmt.Errorf("load the BPF programs: %w", err)
+		return fmt.Errorf("create the BPF maps: %w", err)
 	}
 	defer shared.Close() // what objs does not take: the maps behind variables
-	core.take(shared, objs)
 	options.MapReplacements = maps.Clone(shared.Maps)
 	if err := errors.Join(shared.Assign(&objs.bpfMaps), shared.Assign(&objs.bpfVariables)); err != nil {
 		return err
 	}
-	for _, h := range others {
-		if !c.has(h.name) || !c.wants(h) {
+	refused := make([]error, len(wanted))
+	var loading sync.WaitGroup
+	var mu sync.Mutex // for refused
+	for i, h := range wanted {
+		if !c.has(h.name) && i > 0 || !c.wants(h) {
 			continue
 		}
-		loaded, err := ebpf.NewCollectionWithOptions(h.only(spec), *options)
-		if err != nil {
-			c.missing[h.name] = err
-			continue
+		for _, s := range h.programs(&objs.bpfPrograms) {
+			loading.Go(func() {
+				err := s.load(spec, options)
+				mu.Lock()
+				refused[i] = cmp.Or(refused[i], err)
+				mu.Unlock()
+			})
 		}
-		h.take(loaded, objs)
-		loaded.Close()
+	}
+	loading.Wait()
+	for i, err := range refused {
+		switch {
+		case err != nil && i == 0:
+			return fmt.Errorf("load the BPF programs: %w", err)
+		case err != nil:
+			c.missing[wanted[i].name] = err
+		}
 	}
 	return nil
 }
 
-// only is spec with the programs of h alone.
-func (h hook) only(spec *ebpf.CollectionSpec) *ebpf.CollectionSpec {
-	part := *spec
-	part.Programs = make(map[string]*ebpf.ProgramSpec)
-	for _, s := range h.programs(new(bpfPrograms)) {
-		part.Programs[s.name] = spec.Programs[s.name]
+// load loads the program of s.
+func (s slot) load(spec *ebpf.CollectionSpec, options ebpf.CollectionOptions) error {
+	loaded, err := ebpf.NewCollectionWithOptions(with(spec, s.name), options)
+	if err != nil {
+		return err
 	}
-	return &part
+	defer loaded.Close()
+	*s.at = loaded.DetachProgram(s.name)
+	return nil
 }
 
-func (h hook) take(loaded *ebpf.Collection, objs *bpfObjects) {
-	for _, s := range h.programs(&objs.bpfPrograms) {
-		*s.at = loaded.DetachProgram(s.name)
+// with is spec with these programs alone.
+func with(spec *ebpf.CollectionSpec, programs ...string) *ebpf.CollectionSpec {
+	part := *spec
+	part.Programs = make(map[string]*ebpf.ProgramSpec)
+	for _, name := range programs {
+		part.Programs[name] = spec.Programs[name]
 	}
+	return &part
 }
 
 func (c *coverage) loadTrampoline(socks *ebpf.MapSpec, shared *ebpf.Map, kernel *btf.Spec, options ebpf.CollectionOptions) error {

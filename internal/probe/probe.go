@@ -243,7 +243,7 @@ func (p *Probe) Stop() {
 // has returned io.EOF.
 func (p *Probe) Account() Account {
 	a := p.seen
-	// Not the copies of seen(): what one misses another tells.
+	// Not the copies of state_change: what one misses another tells.
 	for _, prog := range []*ebpf.Program{p.objs.DestroySock, p.objs.TimerStart, p.objs.TimerCancel, p.objs.TimerExpireExit} {
 		if prog == nil { // its hook is missing
 			continue
