@@ -37,20 +37,16 @@ type plan struct {
 
 func main() {
 	smoke := flag.Bool("smoke", false, "one short round without the peers, nothing installed or kept: only to see that it works")
-	rounds := flag.Int("rounds", 5, "how often each figure is taken")
-	scale := flag.Int("scale", 0, "one more crowd of so many live sockets, such as 1000000 (4 KB of memory each)")
+	rounds := flag.Int("rounds", 4, "how often each figure is taken")
 	floor := flag.Bool("floor", false, "be the empty BPF program that is measured")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 
-	p := plan{rounds: *rounds, fin: 2, storm: 1, pause: 400 * time.Millisecond, crowds: []int{0, 200000}}
+	p := plan{rounds: *rounds, fin: 2, storm: 1, pause: 400 * time.Millisecond, crowds: []int{0, 200000, 1000000}}
 	p.command = strings.Join(append([]string{"go run ./internal/bench"}, os.Args[1:]...), " ")
 	if *smoke {
 		p = plan{rounds: 1, fin: 0.2, storm: 0.2, crowds: []int{2000}, smoke: true, command: p.command}
-	}
-	if *scale > 0 {
-		p.crowds = append(p.crowds, *scale)
 	}
 	measure := func() error { return run(ctx, p) }
 	if *floor {
