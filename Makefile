@@ -78,7 +78,7 @@ fuzz: ## run each fuzz target for FUZZTIME=10s
 		$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$pkg"; \
 	done
 
-# The figures of a busy machine are worth nothing; takes 14 minutes and 8 GB. See internal/bench.
+# The figures of a busy machine are worth nothing; takes 12 minutes and 8 GB. See internal/bench.
 bench: deps build bin/churn ## what a trace costs, beside bcc's tcpstates and bpftrace, which it installs
 	$(GO) run $(if $(SUDO),-exec $(SUDO)) ./internal/bench $(ARGS)
 
