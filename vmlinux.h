@@ -240,7 +240,7 @@ struct inet_connection_sock {
 	struct inet_sock icsk_inet;
 	struct timer_list icsk_delack_timer; /* keeps its time when it has run */
 	struct {
-		u32 dst_quick_ack : 1; /* 6.7+ */
+		u32 dst_quick_ack : 1; /* not in 6.1 */
 		u32 lrcvtime;          /* jiffies of the last data */
 	} icsk_ack;
 };

@@ -145,7 +145,7 @@ static __noinline int write_row(struct seq_file *seq, const struct conn *c, cons
 	return 0;
 }
 
-/* A route may ask for ACKs at once. Before 6.7 the socket does not remember that. */
+/* A route may ask for ACKs at once (quickack). Old kernels do not note that in the socket. */
 static __always_inline bool acks_at_once(const struct inet_connection_sock *icsk)
 {
 	return bpf_core_field_exists(icsk->icsk_ack.dst_quick_ack) &&
