@@ -56,6 +56,7 @@ static __always_inline void seed_from_file(struct sock *sk, struct task_struct *
 	l.state = BPF_CORE_READ(sk, __sk_common.skc_state);
 	l.kind = DURATION_AT_LEAST;
 	l.flags = LIFE_ROW_DUE;
+	l.uid = -1; /* fill_row finds out, where its namespace is walked */
 	hold(&l.owner, task, pid, fd);
 	if (l.state == TCP_CLOSE) /* not connected yet: its first transition begins its life */
 		return;

@@ -25,8 +25,8 @@ const keyInterval = 100 * time.Millisecond
 // errInterrupted ends a watch that was to give an answer at its end and has none.
 var errInterrupted = errors.New("interrupted before the end of the watch")
 
-// live watches the kernel. Privileges are kept: the tables of other network
-// namespaces are read again at each refresh, and the limits of other users' processes.
+// live watches the kernel. Privileges are kept: port ranges and sockets to close are in
+// other network namespaces, and limits are those of other users' processes.
 func (w *leakWatch) live() error {
 	config := w.cmd.probeConfig()
 	config.Rows, config.Stacks, config.Hooks, config.BTF, config.Without = true, w.cmd.Stacks, w.cmd.Hooks, w.cmd.BTF, w.cmd.Without

@@ -70,17 +70,11 @@ func appendSocket(b []byte, e *tcp.Event) []byte {
 	if e.NetNS != 0 {
 		b = strconv.AppendUint(append(b, `,"netns":`...), uint64(e.NetNS), 10)
 	}
-	switch {
-	case e.Local.Addr().Is4():
-		b = append(b, `,"family":"`+ipv4+`"`...)
-	case e.Local.IsValid():
-		b = append(b, `,"family":"`+ipv6+`"`...)
+	if name, ok := family(e); ok {
+		b = appendWord(append(b, `,"family":"`...), name)
 	}
-	if e.MPTCP {
-		b = append(b, `,"protocol":"`+protoMPTCP+`"`...)
-	} else {
-		b = append(b, `,"protocol":"`+protoTCP+`"`...)
-	}
+	name, _ := protocol(e)
+	b = appendWord(append(b, `,"protocol":"`...), name)
 	if e.Local.IsValid() {
 		b = append(e.Local.Addr().AppendTo(append(b, `,"laddr":"`...)), '"')
 	}

@@ -73,7 +73,7 @@ func findRow(t *testing.T, p *probe.Probe, state tcp.State, cookie uint64) (foun
 // The stack of connect() leads here.
 func TestStack(t *testing.T) {
 	needRoot(t)
-	p, err := probe.Open(probe.Config{Rows: true, Stacks: true, OwnerRefresh: -1})
+	p, err := probe.Open(probe.Config{Stacks: true, OwnerRefresh: -1})
 	if err != nil {
 		t.Fatal(err)
 	}
