@@ -343,6 +343,12 @@ static __always_inline bool still_there(const struct life *l, u64 key, const str
 	return key == l->sk ? !l->cookie || l->cookie == cookie : key == conn_key(c);
 }
 
+/* state_now is also right where a change was not seen; a mini-socket has it elsewhere. */
+static __always_inline u8 state_now(const struct life *l, u64 key)
+{
+	return key == l->sk ? BPF_CORE_READ((struct sock *)key, __sk_common.skc_state) : l->state;
+}
+
 static __always_inline void probe_queues(struct event *e, const struct tcp_sock *tp)
 {
 	const struct sock *sk = &tp->inet_conn.icsk_inet.sk;
@@ -365,13 +371,18 @@ static __always_inline int known_row(struct bpf_iter__bpf_map_elem *ctx)
 	struct sock_head head;
 	struct event e = {};
 	struct conn c;
+	u8 state;
 
-	if (!l || !key || !row_wanted(l->state) || l->flags & (LIFE_CHILD | LIFE_MINI))
+	if (!l || !key || l->flags & (LIFE_CHILD | LIFE_MINI))
+		return 0;
+	state = state_now(l, *key);
+	if (!row_wanted(state))
 		return 0;
 	probe_conn(&c, (void *)l->sk, &head);
 	if (!selected(&c) || !still_there(l, *key, &c, HEAD_FIELD(&head, skc_cookie).counter))
 		return 0;
-	begin_row(&e, &c, l, l->kind);
+	begin_row(&e, &c, l, state == l->state ? l->kind : DURATION_UNKNOWN);
+	e.new_state = state;
 	e.cookie = HEAD_FIELD(&head, skc_cookie).counter;
 	if (*key == l->sk)
 		probe_queues(&e, (void *)l->sk);

@@ -133,6 +133,23 @@ static __always_inline void new_life(struct life *l, u64 sk, u8 old)
 	l->owner.fd = -1;
 }
 
+/*
+ * unseen_change: the socket leaves a state that we never saw it enter. All copies of
+ * state_change may be busy at once; and there are kernels that run no BPF program while
+ * a thread of process 1 is current, not for a softirq either (some 6.18 guests). What
+ * is still known belongs to this socket or, where its end was not seen, to another one.
+ */
+static __always_inline void unseen_change(struct life *l, struct sock *sk, u8 old)
+{
+	__sync_fetch_and_add(&unseen, 1);
+	if (old == TCP_CLOSE || l->cookie != socket_cookie(sk)) {
+		new_life(l, (u64)sk, old);
+		return;
+	}
+	l->flags &= ~(LIFE_CHILD | LIFE_CONNECT); /* too late to tell */
+	l->kind = DURATION_UNKNOWN;
+}
+
 static __always_inline struct life *begin_life(u64 key, const struct life *l)
 {
 	if (bpf_map_update_elem(&socks, &key, l, BPF_NOEXIST)) {
@@ -291,6 +308,8 @@ static __always_inline int changed(void *ctx, struct tcp_sock *tp, int old, int 
 	}
 	edge.released = needs_released(&edge) && released(sk);
 	l = bpf_map_lookup_elem(&socks, &key);
+	if (l && l->state != old && !(l->flags & LIFE_ROW_DUE))
+		unseen_change(l, sk, old);
 	if (!l) {
 		new_life(&fresh, key, old);
 		/* A socket at its end needs no entry: tcp_destroy_sock follows or has been. */

@@ -45,9 +45,13 @@ const volatile u32 hz = 250; /* ticks per second */
 u64 tw_timer_handler;
 u64 reqsk_timer_handler;
 
-/* Events that found no room in the ring, and sockets that found none in a map. */
+/*
+ * Events that found no room in the ring, sockets that found none in a map, and state
+ * changes for which the kernel ran no program, as far as we find out: unseen_change().
+ */
 u64 lost;
 u64 untracked;
+u64 unseen;
 
 /*
  * What is known of one socket in its present state. It outlives lost events:

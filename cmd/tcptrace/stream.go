@@ -116,6 +116,9 @@ func (s *stream) account(w io.Writer, a probe.Account) {
 	if a.Untracked != 0 {
 		fmt.Fprintf(w, ", %d sockets not tracked (raise --max-sockets)", a.Untracked)
 	}
+	if a.Unseen != 0 {
+		fmt.Fprintf(w, ", %d state changes not seen (the kernel ran no hook for them)", a.Unseen)
+	}
 	if a.Missed != 0 {
 		fmt.Fprintf(w, ", %d hook runs skipped by the kernel (recursion)", a.Missed)
 	}

@@ -242,6 +242,7 @@ const (
 	bpfVarRowStates         = "row_states"
 	bpfVarTakeStacks        = "take_stacks"
 	bpfVarTwTimerHandler    = "tw_timer_handler"
+	bpfVarUnseen            = "unseen"
 	bpfVarUntracked         = "untracked"
 	bpfVarValidateIncoming  = "validate_incoming"
 )
@@ -339,6 +340,7 @@ type bpfVariableSpecs struct {
 	RowStates         *ebpf.VariableSpec `ebpf:"row_states"`
 	TakeStacks        *ebpf.VariableSpec `ebpf:"take_stacks"`
 	TwTimerHandler    *ebpf.VariableSpec `ebpf:"tw_timer_handler"`
+	Unseen            *ebpf.VariableSpec `ebpf:"unseen"`
 	Untracked         *ebpf.VariableSpec `ebpf:"untracked"`
 	ValidateIncoming  *ebpf.VariableSpec `ebpf:"validate_incoming"`
 }
@@ -406,6 +408,7 @@ type bpfVariables struct {
 	RowStates         *ebpf.Variable `ebpf:"row_states"`
 	TakeStacks        *ebpf.Variable `ebpf:"take_stacks"`
 	TwTimerHandler    *ebpf.Variable `ebpf:"tw_timer_handler"`
+	Unseen            *ebpf.Variable `ebpf:"unseen"`
 	Untracked         *ebpf.Variable `ebpf:"untracked"`
 	ValidateIncoming  *ebpf.Variable `ebpf:"validate_incoming"`
 }

@@ -35,6 +35,7 @@ const lossInterval = 1024
 const (
 	WhereRing = "ring" // the ring buffer was full
 	WhereMap  = "map"  // a socket found no room in a table: not an event but what would tell of it
+	WhereHook = "hook" // the kernel did not run the program; told at the next event of the socket
 )
 
 // Config selects what to trace. The zero value traces everything.
@@ -58,6 +59,7 @@ type Config struct {
 type Account struct {
 	Lost      uint64 // events, for want of room in the ring
 	Untracked uint64 // sockets, for want of room in a table
+	Unseen    uint64 // state changes that the kernel kept from us; at least
 	Missed    uint64 // runs that the kernel skipped (recursion)
 }
 
@@ -211,7 +213,8 @@ func (p *Probe) More() bool { return p.more }
 // ev.
 func (p *Probe) lostSince(ev *tcp.Event) bool {
 	var now Account
-	if p.objs.Lost.Get(&now.Lost) != nil || p.objs.Untracked.Get(&now.Untracked) != nil {
+	o := &p.objs
+	if o.Lost.Get(&now.Lost) != nil || o.Untracked.Get(&now.Untracked) != nil || o.Unseen.Get(&now.Unseen) != nil {
 		return false
 	}
 	boot := bootNow()
@@ -223,6 +226,9 @@ func (p *Probe) lostSince(ev *tcp.Event) bool {
 	case now.Untracked != p.seen.Untracked:
 		ev.Lost, ev.Where = now.Untracked-p.seen.Untracked, WhereMap
 		p.seen.Untracked = now.Untracked
+	case now.Unseen != p.seen.Unseen:
+		ev.Lost, ev.Where = now.Unseen-p.seen.Unseen, WhereHook
+		p.seen.Unseen = now.Unseen
 	default:
 		p.untilLoss = lossInterval
 		return false
@@ -243,8 +249,9 @@ func (p *Probe) Stop() {
 // has returned io.EOF.
 func (p *Probe) Account() Account {
 	a := p.seen
-	// Not the copies of state_change: what one misses another tells.
-	for _, prog := range []*ebpf.Program{p.objs.DestroySock, p.objs.TimerStart, p.objs.TimerCancel, p.objs.TimerExpireExit} {
+	// Not the copies of state_change: what one misses another tells. Nor destroy_sock: in
+	// a softirq only orphans are destroyed, and these are forgotten before.
+	for _, prog := range []*ebpf.Program{p.objs.TimerStart, p.objs.TimerCancel, p.objs.TimerExpireExit} {
 		if prog == nil { // its hook is missing
 			continue
 		}

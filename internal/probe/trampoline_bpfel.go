@@ -37,6 +37,7 @@ const (
 	trampolineVarReqskTimerHandler = "reqsk_timer_handler"
 	trampolineVarTakeStacks        = "take_stacks"
 	trampolineVarTwTimerHandler    = "tw_timer_handler"
+	trampolineVarUnseen            = "unseen"
 	trampolineVarUntracked         = "untracked"
 )
 
@@ -115,6 +116,7 @@ type trampolineVariableSpecs struct {
 	ReqskTimerHandler *ebpf.VariableSpec `ebpf:"reqsk_timer_handler"`
 	TakeStacks        *ebpf.VariableSpec `ebpf:"take_stacks"`
 	TwTimerHandler    *ebpf.VariableSpec `ebpf:"tw_timer_handler"`
+	Unseen            *ebpf.VariableSpec `ebpf:"unseen"`
 	Untracked         *ebpf.VariableSpec `ebpf:"untracked"`
 }
 
@@ -176,6 +178,7 @@ type trampolineVariables struct {
 	ReqskTimerHandler *ebpf.Variable `ebpf:"reqsk_timer_handler"`
 	TakeStacks        *ebpf.Variable `ebpf:"take_stacks"`
 	TwTimerHandler    *ebpf.Variable `ebpf:"tw_timer_handler"`
+	Unseen            *ebpf.Variable `ebpf:"unseen"`
 	Untracked         *ebpf.Variable `ebpf:"untracked"`
 }
 

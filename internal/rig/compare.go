@@ -3,6 +3,8 @@ package rig
 import (
 	"fmt"
 	"slices"
+
+	"github.com/tcptrace/tcptrace/internal/tcp"
 )
 
 // Diff is what Compare found. The two lists agree when Err returns nil.
@@ -82,6 +84,66 @@ func surplus(a, b []Edge) (only []Edge) {
 		}
 	}
 	return only
+}
+
+// A Connection is named by the ports of its ends, the lower one first; the zero value
+// is one of which not both are known.
+type Connection [2]uint16
+
+func connection(a, b uint16) Connection {
+	if a == 0 || b == 0 {
+		return Connection{}
+	}
+	return Connection{min(a, b), max(a, b)}
+}
+
+// history is what one socket did from its birth to its end, in order.
+type history struct {
+	connection Connection
+	edges      []Edge
+}
+
+// histories takes a record apart. The order among sockets is lost.
+func histories(edges []Edge) (all []history) {
+	for _, rest := range byAddress(edges) {
+		for len(rest) > 0 {
+			n := 1 + slices.IndexFunc(rest, func(e Edge) bool { return e.New == tcp.Close })
+			if n == 0 {
+				n = len(rest)
+			}
+			h := history{edges: rest[:n]}
+			for _, e := range h.edges {
+				if c := connection(e.Local, e.Remote); c != (Connection{}) {
+					h.connection = c
+				}
+			}
+			all, rest = append(all, h), rest[n:]
+		}
+	}
+	return all
+}
+
+// Under returns the connections of which something happened while one of these threads
+// was current.
+func Under(tasks map[uint32]bool, edges []Edge) map[Connection]bool {
+	under := map[Connection]bool{}
+	for _, h := range histories(edges) {
+		if slices.ContainsFunc(h.edges, func(e Edge) bool { return tasks[e.Task] }) {
+			under[h.connection] = true
+		}
+	}
+	delete(under, Connection{}) // a listener: it is in no connection
+	return under
+}
+
+// Without returns what other connections did. The order among sockets is lost.
+func Without(except map[Connection]bool, edges []Edge) (rest []Edge) {
+	for _, h := range histories(edges) {
+		if !except[h.connection] {
+			rest = append(rest, h.edges...)
+		}
+	}
+	return rest
 }
 
 // Ports is an inclusive range of port numbers.

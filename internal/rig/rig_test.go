@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 	"sync"
 	"syscall"
@@ -71,6 +72,17 @@ func newNamespace(t *testing.T) *namespace {
 }
 
 func (ns *namespace) path() string { return fmt.Sprintf("/proc/%d/ns/net", ns.holder.Process.Pid) }
+
+// steer has the packets of lo handled by all CPUs (RPS), in interrupts of whatever
+// runs there, as those of a network card are. By themselves they are handled in the
+// process that sends them.
+func (ns *namespace) steer() {
+	ns.t.Helper()
+	script := fmt.Sprintf("mount -t sysfs sysfs /sys && echo %x > /sys/class/net/lo/queues/rx-0/rps_cpus", 1<<runtime.NumCPU()-1)
+	if out, err := exec.Command("nsenter", "-n"+ns.path(), "unshare", "-m", "sh", "-c", script).CombinedOutput(); err != nil {
+		ns.t.Fatalf("steer packets to all CPUs: %v: %s", err, out)
+	}
+}
 
 // close lets the namespace go, and with it every TIME_WAIT in it.
 func (ns *namespace) close() {
@@ -230,6 +242,27 @@ func (tr *tracer) stop() {
 	}
 }
 
+// initThreads are the threads of process 1. Some kernels (6.18 of some virtual machines)
+// run no BPF program while one of them is current, not for a softirq that interrupts it
+// either, and do not count that: such a change exists for tracefs and for no tracer. The
+// test cannot judge what it belongs to.
+func initThreads(t *testing.T) map[uint32]bool {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/1/task")
+	if err != nil {
+		t.Fatal(err)
+	}
+	threads := map[uint32]bool{}
+	for _, e := range entries {
+		id, err := strconv.ParseUint(e.Name(), 10, 32)
+		if err != nil {
+			t.Fatal(err)
+		}
+		threads[uint32(id)] = true
+	}
+	return threads
+}
+
 // tempFile is removed with the test.
 func tempFile(t *testing.T) *os.File {
 	t.Helper()
@@ -242,12 +275,12 @@ func tempFile(t *testing.T) *os.File {
 }
 
 // translateFile reads what the tracer wrote.
-func translateFile(t *testing.T, f *os.File) *Translation {
+func translateFile(t *testing.T, f *os.File, except map[Connection]bool) *Translation {
 	t.Helper()
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		t.Fatal(err)
 	}
-	tr, err := Translate(f, testPorts)
+	tr, err := Translate(f, testPorts, except)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -268,7 +301,7 @@ func countFile(t *testing.T, f *os.File) (told Translation) {
 			t.Fatalf("%v: %s", err, lines.Bytes())
 		}
 		switch {
-		case e.Type == "lost":
+		case e.Type == "lost" && e.Where != "hook":
 			told.Lost += e.Events
 		case testPorts.Has(e.LPort, e.RPort):
 			told.Written++

@@ -30,6 +30,7 @@ type Edge struct {
 	Sk            uint64 // kernel address of the socket; reused within microseconds of its end
 	Old, New      tcp.State
 	Local, Remote uint16 // ports; on kernels before 6.15 Remote is 0 at LISTEN>SYN_RECV
+	Task          uint32 // id of the thread that was current; 0: idle, or not recorded
 }
 
 func (e Edge) String() string {
@@ -44,15 +45,23 @@ type Recorder struct {
 }
 
 // Record starts to record every state change of TCP sockets into megabytes of buffer
-// per CPU, about 13,000 events each. It needs root, and mounts tracefs where nobody
-// has. The name is that of the instance; a stale one of the same name is replaced.
-func Record(name string, megabytes int) (*Recorder, error) {
+// per CPU, about 13,000 events each; where threads are given, only those during which
+// one of them is current. It needs root, and mounts tracefs where nobody has. The name
+// is that of the instance; a stale one of the same name is replaced.
+func Record(name string, megabytes int, threads ...uint32) (*Recorder, error) {
 	if _, err := os.Stat(tracefs + "/instances"); errors.Is(err, os.ErrNotExist) {
 		if err := syscall.Mount("tracefs", tracefs, "tracefs", 0, ""); err != nil {
 			return nil, fmt.Errorf("mount tracefs on %s: %w", tracefs, err)
 		}
 	}
 	r := &Recorder{dir: filepath.Join(tracefs, "instances", name)}
+	filter := "protocol==6"
+	for i, id := range threads {
+		filter += fmt.Sprintf("%scommon_pid==%d", [...]string{"&&(", "||"}[min(i, 1)], id)
+	}
+	if len(threads) > 0 {
+		filter += ")"
+	}
 	if _, err := os.Stat(r.dir); err == nil {
 		if err := r.Remove(); err != nil {
 			return nil, err
@@ -65,7 +74,7 @@ func Record(name string, megabytes int) (*Recorder, error) {
 		{"trace_clock", "mono"}, // one order for all CPUs
 		{"options/overwrite", "0"},
 		{"buffer_size_kb", strconv.Itoa(megabytes << 10)},
-		{"events/sock/inet_sock_set_state/filter", "protocol==6"},
+		{"events/sock/inet_sock_set_state/filter", filter},
 		{"tracing_on", "1"},
 		{"events/sock/inet_sock_set_state/enable", "1"},
 	} {
@@ -152,13 +161,13 @@ func countLosses(stats string) (lost uint64) {
 
 // layout says where the fields of the event are, in bytes.
 type layout struct {
-	id                                  uint16
-	skaddr, old, new, sport, dport, end int
+	id                                       uint16
+	pid, skaddr, old, new, sport, dport, end int
 }
 
 // parseLayout reads the event's format file.
 func parseLayout(format string) (l layout, err error) {
-	fields := map[string]*int{"skaddr": &l.skaddr, "oldstate": &l.old, "newstate": &l.new,
+	fields := map[string]*int{"common_pid": &l.pid, "skaddr": &l.skaddr, "oldstate": &l.old, "newstate": &l.new,
 		"sport": &l.sport, "dport": &l.dport}
 	found := 0
 	for line := range strings.Lines(format) {
@@ -270,6 +279,7 @@ func appendPage(events []stamped, page []byte, l layout) (_ []stamped, hole bool
 				Sk:  le.Uint64(body[l.skaddr:]),
 				Old: tcp.State(le.Uint32(body[l.old:])), New: tcp.State(le.Uint32(body[l.new:])),
 				Local: le.Uint16(body[l.sport:]), Remote: le.Uint16(body[l.dport:]),
+				Task: le.Uint32(body[l.pid:]),
 			}})
 		}
 	}

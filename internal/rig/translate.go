@@ -15,6 +15,7 @@ type Translation struct {
 	Edges    []Edge // what tracefs must have seen, per socket in order
 	Written  int    // transitions on the ports that the tracer wrote
 	Lost     int    // events that the tracer counted as lost, on any port
+	Unseen   int    // ... and those that the kernel kept from it, as far as it found out
 	Mini     int    // of Written: steps of TIME_WAIT mini-sockets, which tracefs does not see
 	HalfOpen int    // of Written: steps of request socks, which tracefs does not see
 	Pending  int    // request socks that had not ended
@@ -32,9 +33,9 @@ type Translation struct {
 //
 // So the edges are gathered by life (one cookie from birth to CLOSE), and the lives
 // are laid out in the order of their birth. An event that cannot follow the one before
-// it in its life is an error.
-func Translate(r io.Reader, ports Ports) (*Translation, error) {
-	t := translator{open: map[string]*life{}, half: map[ends]bool{}}
+// it in its life is an error. Connections in except are left out.
+func Translate(r io.Reader, ports Ports, except map[Connection]bool) (*Translation, error) {
+	t := translator{except: except, open: map[string]*life{}, half: map[ends]bool{}}
 	lines := bufio.NewScanner(r)
 	for n := 1; lines.Scan(); n++ {
 		var e event
@@ -59,8 +60,8 @@ func Translate(r io.Reader, ports Ports) (*Translation, error) {
 // event is the part of the JSON that matters here. It is read with encoding/json, so
 // that a mistake of the tracer's own reader cannot hide one of its writer.
 type event struct {
-	Type, Cookie, SkAddr string
-	Events               int
+	Type, Cookie, SkAddr, Where string
+	Events                      int
 	ends
 	OldState string `json:"old_state"`
 	NewState string `json:"new_state"`
@@ -82,17 +83,26 @@ type life struct {
 
 type translator struct {
 	Translation
-	lives []*life          // in the order of their birth
-	open  map[string]*life // by cookie
-	half  map[ends]bool    // half-open connections
+	except map[Connection]bool
+	lives  []*life          // in the order of their birth
+	open   map[string]*life // by cookie
+	half   map[ends]bool    // half-open connections
 }
 
 func (t *translator) add(e *event, ports Ports) error {
 	if e.Type == "lost" {
-		t.Lost += e.Events
+		if e.Where == "hook" {
+			t.Unseen += e.Events
+		} else {
+			t.Lost += e.Events
+		}
 		return nil
 	}
 	if e.Type != "transition" || !ports.Has(e.LPort, e.RPort) {
+		return nil
+	}
+	if t.except[connection(e.LPort, e.RPort)] {
+		t.leaveOut(e.Cookie)
 		return nil
 	}
 	t.Written++
@@ -118,6 +128,14 @@ func (t *translator) add(e *event, ports Ports) error {
 	}
 	t.step(l, e, to)
 	return nil
+}
+
+// leaveOut takes back CLOSE>SYN_SENT, which came before there was a port to tell by.
+func (t *translator) leaveOut(cookie string) {
+	if l := t.open[cookie]; l != nil {
+		l.edges = nil
+		delete(t.open, cookie)
+	}
 }
 
 func (t *translator) addHalfOpen(e *event, from, to tcp.State) error {

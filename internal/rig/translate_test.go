@@ -24,7 +24,7 @@ var testPorts = Ports{20000, 20063}
 
 func translate(t *testing.T, lines ...string) (*Translation, error) {
 	t.Helper()
-	return Translate(strings.NewReader(strings.Join(lines, "\n")), testPorts)
+	return Translate(strings.NewReader(strings.Join(lines, "\n")), testPorts, nil)
 }
 
 // A connection that its client closes first: the whole of what differs between the
@@ -52,7 +52,9 @@ func TestTranslateConnection(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := func(sk uint64, lport, rport uint16, old, new tcp.State) Edge { return Edge{sk, old, new, lport, rport} }
+	c := func(sk uint64, lport, rport uint16, old, new tcp.State) Edge {
+		return Edge{sk, old, new, lport, rport, 0}
+	}
 	want := &Translation{Written: 14, Lost: 3, Mini: 2, HalfOpen: 1, Edges: []Edge{
 		c(0x10, 0, 20000, tcp.Close, tcp.SynSent),
 		c(0x10, 40000, 20000, tcp.SynSent, tcp.Established),
@@ -108,6 +110,29 @@ func TestTranslateRefusesTheImpossible(t *testing.T) {
 				t.Errorf("got error %v, want one with %q", err, test.want)
 			}
 		})
+	}
+}
+
+// What a stranger's thread had to do with is left out, all of both ends, in whatever
+// order their edges come.
+func TestWithout(t *testing.T) {
+	const stranger = 7
+	edges := []Edge{
+		{1, tcp.Close, tcp.SynSent, 0, 80, 100},
+		{1, tcp.SynSent, tcp.Close, 4000, 80, stranger},
+		{2, tcp.Listen, tcp.SynRecv, 80, 0, 0},
+		{1, tcp.Close, tcp.Listen, 80, 0, stranger}, // the same address; in no connection
+		{2, tcp.SynRecv, tcp.Close, 80, 4000, 0},
+		{2, tcp.Close, tcp.SynSent, 0, 80, 100},
+		{2, tcp.SynSent, tcp.Established, 4001, 80, 0},
+	}
+	under := Under(map[uint32]bool{stranger: true}, edges)
+	if diff := cmp.Diff(map[Connection]bool{{80, 4000}: true}, under); diff != "" {
+		t.Errorf("connections that the stranger touched, -want +got:\n%s", diff)
+	}
+	d := Compare([]Edge{edges[3], edges[5], edges[6]}, Without(under, edges))
+	if err := d.Err(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -106,7 +106,7 @@ func compare(recordFile, jsonFile string, ports rig.Ports) error {
 		return err
 	}
 	defer f.Close()
-	t, err := rig.Translate(f, ports)
+	t, err := rig.Translate(f, ports, nil)
 	if err != nil {
 		return fmt.Errorf("%s: %w", jsonFile, err)
 	}
