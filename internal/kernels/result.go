@@ -139,14 +139,17 @@ type cell struct{ feature, way string }
 
 // feature names what a test is about: the group of scenarios it belongs to.
 func feature(test string) string {
-	group := path.Dir(test)
-	if name, ok := map[string]string{
-		"TestOverloadIsCountedExactly": "loss accounting",
-		".":                            test,
-	}[group]; ok {
-		return name
+	top, _, _ := strings.Cut(test, "/")
+	switch group := path.Dir(test); {
+	case top == "TestOverloadIsCountedExactly":
+		return "loss accounting"
+	case top == "TestTracerAgreesWithOracle":
+		return "interrupts (RPS)"
+	case group == ".":
+		return test
+	default:
+		return strings.TrimPrefix(group, "TestWalk/")
 	}
-	return strings.TrimPrefix(group, "TestWalk/")
 }
 
 // table shows every feature on every kernel, and why a test was not run.

@@ -79,7 +79,7 @@ func (ns *namespace) path() string { return fmt.Sprintf("/proc/%d/ns/net", ns.ho
 func (ns *namespace) steer() {
 	ns.t.Helper()
 	script := fmt.Sprintf("mount -t sysfs sysfs /sys && echo %x > /sys/class/net/lo/queues/rx-0/rps_cpus", 1<<runtime.NumCPU()-1)
-	if out, err := exec.Command("nsenter", "-n"+ns.path(), "unshare", "-m", "sh", "-c", script).CombinedOutput(); err != nil {
+	if out, err := exec.Command("nsenter", "-n"+ns.path(), "--", "unshare", "-m", "sh", "-c", script).CombinedOutput(); err != nil {
 		ns.t.Fatalf("steer packets to all CPUs: %v: %s", err, out)
 	}
 }
