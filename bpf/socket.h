@@ -139,15 +139,16 @@ static __always_inline void new_life(struct life *l, u64 sk, u8 old)
  * a thread of process 1 is current, not for a softirq either (some 6.18 guests). What
  * is still known belongs to this socket or, where its end was not seen, to another one.
  */
-static __always_inline void unseen_change(struct life *l, struct sock *sk, u8 old)
+static __noinline int unseen_change(struct life *l, struct sock *sk, u8 old)
 {
 	__sync_fetch_and_add(&unseen, 1);
-	if (old == TCP_CLOSE || l->cookie != socket_cookie(sk)) {
+	if (l->cookie != socket_cookie(sk)) {
 		new_life(l, (u64)sk, old);
-		return;
+		return 0;
 	}
 	l->flags &= ~(LIFE_CHILD | LIFE_CONNECT); /* too late to tell */
 	l->kind = DURATION_UNKNOWN;
+	return 0;
 }
 
 static __always_inline struct life *begin_life(u64 key, const struct life *l)
@@ -208,6 +209,8 @@ static __noinline int change_life(void *ctx, struct tcp_sock *tp, struct life *l
 	u64 now = bpf_ktime_get_boot_ns();
 	u8 old = edge->old, new = edge->new, next = new;
 
+	if (l->state != old && !(l->flags & LIFE_ROW_DUE))
+		unseen_change(l, sk, old);
 	if (!l->cookie) {
 		l->cookie = socket_cookie(sk);
 		l->cgroup = cgroup_id(sk);
@@ -308,8 +311,6 @@ static __always_inline int changed(void *ctx, struct tcp_sock *tp, int old, int 
 	}
 	edge.released = needs_released(&edge) && released(sk);
 	l = bpf_map_lookup_elem(&socks, &key);
-	if (l && l->state != old && !(l->flags & LIFE_ROW_DUE))
-		unseen_change(l, sk, old);
 	if (!l) {
 		new_life(&fresh, key, old);
 		/* A socket at its end needs no entry: tcp_destroy_sock follows or has been. */
