@@ -225,6 +225,16 @@ func (tr *tracer) sync() {
 	}
 }
 
+// endTimeWaits ends the namespace, and with it every TIME_WAIT. Of a FIN_WAIT2 in a
+// mini-socket whose FIN was not seen the tracer tells only now.
+func (tr *tracer) endTimeWaits() {
+	tr.t.Helper()
+	tr.ns.close()
+	eventually(tr.t, "the end of every TIME_WAIT", func() error {
+		return tr.wantEntries(map[string]int{"timewaits": 0})
+	})
+}
+
 // stop ends the tracer with Ctrl-C and returns when all its output is here.
 func (tr *tracer) stop() {
 	tr.t.Helper()

@@ -56,11 +56,12 @@ func Record(name string, megabytes int, threads ...uint32) (*Recorder, error) {
 	}
 	r := &Recorder{dir: filepath.Join(tracefs, "instances", name)}
 	filter := "protocol==6"
-	for i, id := range threads {
-		filter += fmt.Sprintf("%scommon_pid==%d", [...]string{"&&(", "||"}[min(i, 1)], id)
-	}
 	if len(threads) > 0 {
-		filter += ")"
+		var some []string
+		for _, id := range threads {
+			some = append(some, fmt.Sprintf("common_pid==%d", id))
+		}
+		filter += "&&(" + strings.Join(some, "||") + ")"
 	}
 	if _, err := os.Stat(r.dir); err == nil {
 		if err := r.Remove(); err != nil {

@@ -133,6 +133,7 @@ func (t *translator) add(e *event, ports Ports) error {
 // leaveOut takes back CLOSE>SYN_SENT, which came before there was a port to tell by.
 func (t *translator) leaveOut(cookie string) {
 	if l := t.open[cookie]; l != nil {
+		t.Written -= len(l.edges)
 		l.edges = nil
 		delete(t.open, cookie)
 	}
