@@ -119,6 +119,11 @@ static __always_inline void begin_row(struct event *e, const struct conn *c, con
 	set_life(e, l);
 }
 
+/*
+ * write_row returns an error when the page of the reader is full. Then the kernel throws
+ * away the row, and comes again with the same socket (bpf_seq_read): whatever was done
+ * for it so that it has but one row is to be undone.
+ */
 static __noinline int write_row(struct seq_file *seq, const struct conn *c, const struct life *l, u8 kind,
 				const struct tcp_sock *tp)
 {
@@ -142,8 +147,7 @@ static __noinline int write_row(struct seq_file *seq, const struct conn *c, cons
 			e.tx_queue = tp->write_seq - tp->snd_una;
 		}
 	}
-	bpf_seq_write(seq, &e, sizeof(e));
-	return 0;
+	return bpf_seq_write(seq, &e, sizeof(e));
 }
 
 /* A route may ask for ACKs at once (quickack). Old kernels do not note that in the socket. */
@@ -198,7 +202,8 @@ static __noinline int fill_row(struct seq_file *seq, struct tcp_sock *tp, struct
 	}
 	if (l->state == TCP_LISTEN)
 		remember_listener(sk, c, TCP_LISTEN);
-	write_row(seq, c, l, kind, tp);
+	if (write_row(seq, c, l, kind, tp))
+		l->flags |= LIFE_ROW_DUE;
 	return 0;
 }
 
@@ -266,20 +271,21 @@ static __noinline int timewait_row(struct seq_file *seq, struct sock_common *com
 		}
 	}
 	key = conn_key(&c);
-	if (bpf_map_update_elem(&timewaits, &key, &l, BPF_NOEXIST) == 0)
-		write_row(seq, &c, &l, kind, NULL);
+	if (bpf_map_update_elem(&timewaits, &key, &l, BPF_NOEXIST) == 0 &&
+	    write_row(seq, &c, &l, kind, NULL))
+		bpf_map_delete_elem(&timewaits, &key);
 	return 0;
 }
 
 /* write_request turns what began a half-open connection into a row of it. */
-static __always_inline void write_request(struct seq_file *seq, struct event *e, u64 since)
+static __always_inline long write_request(struct seq_file *seq, struct event *e, u64 since)
 {
 	e->time = bpf_ktime_get_boot_ns();
 	e->kind = SOCKET;
 	e->old_state = e->reason = 0;
 	e->duration = e->time - since;
 	e->duration_kind = DURATION_EXACT;
-	bpf_seq_write(seq, e, sizeof(*e));
+	return bpf_seq_write(seq, e, sizeof(*e));
 }
 
 static __noinline int request_row(struct seq_file *seq, struct sock_common *common)
@@ -296,8 +302,9 @@ static __noinline int request_row(struct seq_file *seq, struct sock_common *comm
 	describe_request(&r, (struct request_sock *)common, &c, now);
 	if (sent)
 		r.since = now - (bpf_ktime_get_ns() - sent * 1000);
-	if (bpf_map_update_elem(&requests, &key, &r, BPF_NOEXIST) == 0)
-		write_request(seq, &r.event, r.since);
+	if (bpf_map_update_elem(&requests, &key, &r, BPF_NOEXIST) == 0 &&
+	    write_request(seq, &r.event, r.since))
+		bpf_map_delete_elem(&requests, &key);
 	return 0;
 }
 

@@ -145,6 +145,10 @@ func feature(test string) string {
 		return "loss accounting"
 	case top == "TestTracerAgreesWithOracle":
 		return "interrupts (RPS)"
+	case top == "TestSeedIsComplete":
+		return "seeding"
+	case strings.HasPrefix(top, "TestUnseen"):
+		return "unseen changes"
 	case group == ".":
 		return test
 	default:

@@ -2,6 +2,7 @@ package probe_test
 
 import (
 	"errors"
+	"maps"
 	"os"
 	"runtime"
 	"slices"
@@ -129,4 +130,50 @@ func TestReadDeadline(t *testing.T) {
 			t.Fatalf("got %v, want %v", err, os.ErrDeadlineExceeded)
 		}
 	}
+}
+
+// Seed has one row for each socket of each kind, also where the kernel's page for rows
+// is full in the middle of them.
+func TestSeedIsComplete(t *testing.T) {
+	needRoot(t)
+	const each = 500 // some 195 rows fill a page
+	report(t, onOwnThread(func() {
+		plain, deferring := listenOnLoopback(), listenOnLoopback()
+		defer unix.Close(plain)
+		defer unix.Close(deferring)
+		// Its handshakes end with the first data, so connections stay half open.
+		check(unix.SetsockoptInt(deferring, unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, 100), "set TCP_DEFER_ACCEPT")
+		for range each {
+			client := connectTo(plain)
+			server, _, err := unix.Accept4(plain, unix.SOCK_CLOEXEC)
+			check(err, "accept")
+			check(unix.Close(client), "close the client") // it will be in TIME_WAIT
+			check(unix.Close(server), "close the server")
+		}
+		for range each { // nobody accepts them
+			defer unix.Close(connectTo(plain))
+			defer unix.Close(connectTo(deferring))
+		}
+		ports := []uint16{addrPort(must(unix.Getsockname(plain))).Port(), addrPort(must(unix.Getsockname(deferring))).Port()}
+
+		p := must(probe.Open(probe.Config{OwnerRefresh: -1}))
+		defer p.Close()
+		got, seen := map[tcp.State]int{}, map[string]bool{}
+		check(p.Seed(func(e *tcp.Event) error {
+			if !slices.Contains(ports, e.Local.Port()) && !slices.Contains(ports, e.Remote.Port()) {
+				return nil
+			}
+			got[e.New]++
+			if ends := e.Local.String() + e.Remote.String(); seen[ends] {
+				t.Errorf("a second row of %v > %v in %v", e.Local, e.Remote, e.New)
+			} else {
+				seen[ends] = true
+			}
+			return nil
+		}), "seed")
+		want := map[tcp.State]int{tcp.Listen: 2, tcp.Established: 3 * each, tcp.SynRecv: each, tcp.TimeWait: each}
+		if !maps.Equal(got, want) {
+			t.Errorf("got rows %v, want %v", got, want)
+		}
+	}))
 }

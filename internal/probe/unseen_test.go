@@ -105,16 +105,25 @@ func TestUnseenEnd(t *testing.T) {
 
 // connectedPair connects two sockets over loopback.
 func connectedPair() (client, server int) {
-	loopback := &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}
-	l := must(unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0))
+	l := listenOnLoopback()
 	defer unix.Close(l)
-	check(unix.Bind(l, loopback), "bind")
-	check(unix.Listen(l, 1), "listen")
-	client = must(unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0))
-	check(unix.Connect(client, must(unix.Getsockname(l))), "connect")
+	client = connectTo(l)
 	server, _, err := unix.Accept4(l, unix.SOCK_CLOEXEC)
 	check(err, "accept")
 	return client, server
+}
+
+func listenOnLoopback() int {
+	fd := must(unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0))
+	check(unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), "bind")
+	check(unix.Listen(fd, 4096), "listen")
+	return fd
+}
+
+func connectTo(listener int) int {
+	fd := must(unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0))
+	check(unix.Connect(fd, must(unix.Getsockname(listener))), "connect")
+	return fd
 }
 
 func cookieOf(fd int) uint64 { return must(unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)) }
