@@ -147,7 +147,7 @@ func feature(test string) string {
 		return "interrupts (RPS)"
 	case top == "TestSeedIsComplete":
 		return "seeding"
-	case strings.HasPrefix(top, "TestUnseen"):
+	case top == "TestUnseenChange":
 		return "unseen changes"
 	case group == ".":
 		return test
