@@ -13,6 +13,9 @@
 /* Set where no tcp_destroy_sock tells when a socket is gone. */
 const volatile bool close_is_end;
 
+/* Set where state_change_3 is attached. */
+const volatile bool third_copy;
+
 static __always_inline u64 socket_cookie(struct sock *sk)
 {
 	/* The helper gives the socket a cookie if it has none yet. */
@@ -257,15 +260,19 @@ static __always_inline void told(u64 sk, int state)
 
 /*
  * was_told: mostly this CPU did it a moment ago, else the socket's life knows. One
- * without a life is new, or has ended.
+ * without a life is new, or has ended. The last copy clears the note: the next socket
+ * at that address may get to the same state before anything else is told on this CPU.
  */
-static __always_inline bool was_told(u64 sk, int state)
+static __always_inline bool was_told(u64 sk, int state, bool last_copy)
 {
 	struct moment *moment = this_moment();
 	struct life *l;
 
-	if (moment && moment->told == sk && moment->told_state == state)
+	if (moment && moment->told == sk && moment->told_state == state) {
+		if (last_copy)
+			moment->told = 0;
 		return true;
+	}
 	l = bpf_map_lookup_elem(&socks, &sk);
 	return l ? l->state == state : state == TCP_CLOSE;
 }
@@ -339,7 +346,7 @@ static __always_inline int changed(void *ctx, struct tcp_sock *tp, int old, int 
  * that it trusts, as it does sk, it searches all types of the kernel by name, which
  * takes a millisecond (btf_nested_type_is_trusted, seen on 6.18).
  */
-static __always_inline int state_change(void *ctx, struct sock *sk, int old, int new, bool first_copy)
+static __always_inline int state_change(void *ctx, struct sock *sk, int old, int new, int copy)
 {
 	struct tcp_sock *tp;
 	u64 key = (u64)sk;
@@ -347,7 +354,7 @@ static __always_inline int state_change(void *ctx, struct sock *sk, int old, int
 	/* MPTCP's own sockets, SCTP and DCCP come here too; self-transitions are no news. */
 	if (sk->sk_protocol != IPPROTO_TCP || old == new)
 		return 0;
-	if (!first_copy && was_told(key, new))
+	if (copy > 1 && was_told(key, new, copy == 3 || !third_copy))
 		return 0;
 	told(key, new);
 	tp = bpf_skc_to_tcp_sock(sk);

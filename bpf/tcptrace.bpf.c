@@ -20,19 +20,19 @@
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(state_change_1, struct sock *sk, int old, int new)
 {
-	return state_change(ctx, sk, old, new, true);
+	return state_change(ctx, sk, old, new, 1);
 }
 
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(state_change_2, struct sock *sk, int old, int new)
 {
-	return state_change(ctx, sk, old, new, false);
+	return state_change(ctx, sk, old, new, 2);
 }
 
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(state_change_3, struct sock *sk, int old, int new)
 {
-	return state_change(ctx, sk, old, new, false);
+	return state_change(ctx, sk, old, new, 3);
 }
 
 SEC("tp_btf/tcp_destroy_sock")

@@ -241,6 +241,7 @@ const (
 	bpfVarReqskTimerHandler = "reqsk_timer_handler"
 	bpfVarRowStates         = "row_states"
 	bpfVarTakeStacks        = "take_stacks"
+	bpfVarThirdCopy         = "third_copy"
 	bpfVarTwTimerHandler    = "tw_timer_handler"
 	bpfVarUnseen            = "unseen"
 	bpfVarUntracked         = "untracked"
@@ -339,6 +340,7 @@ type bpfVariableSpecs struct {
 	ReqskTimerHandler *ebpf.VariableSpec `ebpf:"reqsk_timer_handler"`
 	RowStates         *ebpf.VariableSpec `ebpf:"row_states"`
 	TakeStacks        *ebpf.VariableSpec `ebpf:"take_stacks"`
+	ThirdCopy         *ebpf.VariableSpec `ebpf:"third_copy"`
 	TwTimerHandler    *ebpf.VariableSpec `ebpf:"tw_timer_handler"`
 	Unseen            *ebpf.VariableSpec `ebpf:"unseen"`
 	Untracked         *ebpf.VariableSpec `ebpf:"untracked"`
@@ -407,6 +409,7 @@ type bpfVariables struct {
 	ReqskTimerHandler *ebpf.Variable `ebpf:"reqsk_timer_handler"`
 	RowStates         *ebpf.Variable `ebpf:"row_states"`
 	TakeStacks        *ebpf.Variable `ebpf:"take_stacks"`
+	ThirdCopy         *ebpf.Variable `ebpf:"third_copy"`
 	TwTimerHandler    *ebpf.Variable `ebpf:"tw_timer_handler"`
 	Unseen            *ebpf.Variable `ebpf:"unseen"`
 	Untracked         *ebpf.Variable `ebpf:"untracked"`

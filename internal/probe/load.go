@@ -285,6 +285,7 @@ func adapt(spec *ebpf.CollectionSpec, kernel *btf.Spec, c *coverage) error {
 	return errors.Join(
 		spec.Variables[bpfVarHasSocketCookie].Set(hasCookieHelper(kernel)),
 		spec.Variables[bpfVarCloseIsEnd].Set(!c.has(hookDestroy)),
+		spec.Variables[bpfVarThirdCopy].Set(preemptibleTracepoints()),
 		spec.Variables[bpfVarHz].Set(hz),
 	)
 }
