@@ -24,6 +24,9 @@ func TestUnseenChange(t *testing.T) {
 
 		p.LookAway()
 		check(unix.Shutdown(client, unix.SHUT_WR), "shut down the client")
+		eventually(patience, "the ACK of the client's FIN", func() bool {
+			return tcp.State(must(unix.GetsockoptTCPInfo(client, unix.IPPROTO_TCP, unix.TCP_INFO)).State) == tcp.FinWait2
+		})
 		check(p.LookAgain(), "attach again")
 		check(unix.Shutdown(server, unix.SHUT_WR), "shut down the server")
 
