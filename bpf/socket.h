@@ -141,6 +141,7 @@ static __always_inline void new_life(struct life *l, u64 sk, u8 old)
  * state_change may be busy at once; and there are kernels that run no BPF program while
  * a thread of process 1 is current, not for a softirq either (some 6.18 guests). What
  * is still known belongs to this socket or, where its end was not seen, to another one.
+ * Not inlined, or the verifier works through much of change_life a second time.
  */
 static __noinline int unseen_change(struct life *l, struct sock *sk, u8 old)
 {

@@ -82,9 +82,10 @@ func TestOracleSeesWhatChurnMakes(t *testing.T) {
 // The tracer tells exactly what tracefs saw, at the highest rate that the oracle can
 // take, and besides only the steps of mini-sockets and half-open connections.
 func TestTracerAgreesWithOracle(t *testing.T) {
+	cookies := givesCookies(t)
 	for _, load := range append(loads, interrupting) {
 		t.Run(load.name, func(t *testing.T) {
-			if !givesCookies(t) {
+			if !cookies {
 				t.Skip("this kernel gives tracing programs no socket cookies (since 5.12), by which the test tells lives apart")
 			}
 			for rate := load.rate; ; rate = lower(rate) {

@@ -311,8 +311,8 @@ func countFile(t *testing.T, f *os.File) (told Translation) {
 			t.Fatalf("%v: %s", err, lines.Bytes())
 		}
 		switch {
-		case e.Type == "lost" && e.Where != "hook":
-			told.Lost += e.Events
+		case e.Type == "lost":
+			told.addLost(&e)
 		case testPorts.Has(e.LPort, e.RPort):
 			told.Written++
 		}

@@ -91,11 +91,7 @@ type translator struct {
 
 func (t *translator) add(e *event, ports Ports) error {
 	if e.Type == "lost" {
-		if e.Where == "hook" {
-			t.Unseen += e.Events
-		} else {
-			t.Lost += e.Events
-		}
+		t.addLost(e)
 		return nil
 	}
 	if e.Type != "transition" || !ports.Has(e.LPort, e.RPort) {
@@ -128,6 +124,14 @@ func (t *translator) add(e *event, ports Ports) error {
 	}
 	t.step(l, e, to)
 	return nil
+}
+
+func (t *Translation) addLost(e *event) {
+	if e.Where == "hook" {
+		t.Unseen += e.Events
+	} else {
+		t.Lost += e.Events
+	}
 }
 
 // leaveOut takes back CLOSE>SYN_SENT, which came before there was a port to tell by.
