@@ -61,7 +61,7 @@ static __always_inline void own(struct owner *o, u8 source)
 	read_own_comm(o->comm);
 }
 
-static __always_inline void inherit(struct owner *o, const struct life *listener)
+static __always_inline void inherit(struct owner *o, const struct sock_info *listener)
 {
 	if (!listener || listener->owner.source == OWNER_NONE)
 		return;
@@ -96,13 +96,13 @@ static __always_inline u64 cgroup_id(const struct sock *sk)
 static __always_inline void first_use(struct sock *sk)
 {
 	u64 key = (u64)sk;
-	struct life *l = bpf_map_lookup_elem(&socks, &key);
+	struct sock_info *info = bpf_map_lookup_elem(&socks, &key);
 
-	if (!l)
+	if (!info)
 		return;
-	if (l->owner.pid != bpf_get_current_pid_tgid() >> 32 ||
-	    l->owner.source == OWNER_INHERITED)
-		own(&l->owner, OWNER_USE);
+	if (info->owner.pid != bpf_get_current_pid_tgid() >> 32 ||
+	    info->owner.source == OWNER_INHERITED)
+		own(&info->owner, OWNER_USE);
 }
 
 #define S_IFMT 0170000
@@ -149,7 +149,7 @@ static __noinline int keep_top(u32 id)
 }
 
 /* take_stack remembers which code opens the socket. */
-static __always_inline void take_stack(void *ctx, struct life *l)
+static __always_inline void take_stack(void *ctx, struct sock_info *info)
 {
 	long id;
 
@@ -158,7 +158,7 @@ static __always_inline void take_stack(void *ctx, struct life *l)
 	id = bpf_get_stackid(ctx, &stacks, BPF_F_USER_STACK);
 	if (id < 0)
 		return;
-	l->stack = id + 1;
+	info->stack = id + 1;
 	keep_top(id);
 }
 
@@ -171,7 +171,7 @@ static __always_inline void accepted(void *ctx, long fd)
 {
 	struct fdtable *table = BPF_CORE_READ(current_task(), files, fdt);
 	struct file **slots, *file = NULL;
-	struct life *l;
+	struct sock_info *info;
 	u64 key;
 
 	if (fd < 0 || fd >= BPF_CORE_READ(table, max_fds))
@@ -181,12 +181,12 @@ static __always_inline void accepted(void *ctx, long fd)
 	if (!file)
 		return;
 	key = (u64)tcp_sock_of(file);
-	l = bpf_map_lookup_elem(&socks, &key);
-	if (!l)
+	info = bpf_map_lookup_elem(&socks, &key);
+	if (!info)
 		return;
-	own(&l->owner, OWNER_ACCEPT);
-	l->owner.fd = fd;
-	take_stack(ctx, l);
+	own(&info->owner, OWNER_ACCEPT);
+	info->owner.fd = fd;
+	take_stack(ctx, info);
 }
 
 #endif

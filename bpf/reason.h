@@ -19,7 +19,7 @@
 #define SOCK_DONE 1
 
 /* What happens to a socket, in one word: a BPF function takes five at most. */
-struct edge {
+struct transition {
 	u8 old;
 	u8 new;
 	bool in_task;
@@ -94,15 +94,15 @@ static __always_inline u8 error_reason(void *ctx, const struct sock *sk, u8 old)
 }
 
 static __always_inline u8 close_reason(void *ctx, const struct sock *sk,
-				       const struct tcp_sock *tp, const struct edge *edge)
+				       const struct tcp_sock *tp, const struct transition *transition)
 {
 	if (sk->sk_err)
-		return error_reason(ctx, sk, edge->old);
-	switch (edge->old) {
+		return error_reason(ctx, sk, transition->old);
+	switch (transition->old) {
 	case TCP_LISTEN:
-		return edge->released ? REASON_LOCAL_CLOSE : REASON_LOCAL_SHUTDOWN;
+		return transition->released ? REASON_LOCAL_CLOSE : REASON_LOCAL_SHUTDOWN;
 	case TCP_SYN_SENT:
-		if (edge->released)
+		if (transition->released)
 			return REASON_LOCAL_CLOSE;
 		/* __inet_hash_connect failed: no port, or no sequence number yet */
 		return !tp->inet_conn.icsk_inet.inet_sport || !tp->write_seq ? REASON_CONNECT_FAILED : REASON_ABORTED;
@@ -120,15 +120,15 @@ static __always_inline u8 close_reason(void *ctx, const struct sock *sk,
 		return sock_flag(sk, SOCK_DONE) || timewait_full(sk) ? REASON_TIMEWAIT_OVERFLOW : REASON_RST_SENT;
 	default:
 		/* inet_csk_listen_stop disconnects the children nobody accepted */
-		if (!edge->in_task && edge->released && !sock_flag(sk, SOCK_DEAD))
+		if (!transition->in_task && transition->released && !sock_flag(sk, SOCK_DEAD))
 			return REASON_LISTENER_CLOSED;
 		return REASON_ABORTED; /* unread data, linger 0, connect(AF_UNSPEC) */
 	}
 }
 
-/* reason is why a socket leaves edge->old; to is where it goes on, see hand_over(). */
+/* reason is why a socket leaves transition->old; to is where it goes on, see hand_over(). */
 static __always_inline u8 reason(void *ctx, const struct sock *sk, const struct tcp_sock *tp,
-				 const struct edge *edge, u8 to)
+				 const struct transition *transition, u8 to)
 {
 	switch (to) {
 	case TCP_SYN_SENT:
@@ -141,16 +141,16 @@ static __always_inline u8 reason(void *ctx, const struct sock *sk, const struct 
 		return REASON_HANDSHAKE_DONE;
 	case TCP_FIN_WAIT1:
 	case TCP_LAST_ACK:
-		return edge->released ? REASON_LOCAL_CLOSE : REASON_LOCAL_SHUTDOWN;
+		return transition->released ? REASON_LOCAL_CLOSE : REASON_LOCAL_SHUTDOWN;
 	case TCP_FIN_WAIT2:
 		return REASON_FIN_ACKED;
 	case TCP_CLOSE_WAIT:
 	case TCP_CLOSING:
 		return REASON_FIN_RECEIVED;
 	case TCP_TIME_WAIT:
-		return edge->old == TCP_CLOSING ? REASON_FIN_ACKED : REASON_FIN_RECEIVED;
+		return transition->old == TCP_CLOSING ? REASON_FIN_ACKED : REASON_FIN_RECEIVED;
 	default:
-		return close_reason(ctx, sk, tp, edge);
+		return close_reason(ctx, sk, tp, transition);
 	}
 }
 

@@ -28,15 +28,15 @@ static __always_inline void describe_request(struct request *r, struct request_s
 					     const struct conn *c, u64 now)
 {
 	u64 listener = (u64)BPF_CORE_READ(req, __req_common.skc_listener);
-	struct life *parent = bpf_map_lookup_elem(&socks, &listener);
-	struct life l = {.role = ROLE_SERVER, .uid = -1, .owner.fd = -1};
+	struct sock_info *parent = bpf_map_lookup_elem(&socks, &listener);
+	struct sock_info info = {.role = ROLE_SERVER, .uid = -1, .owner.fd = -1};
 
 	if (parent) {
-		inherit(&l.owner, parent);
-		l.cgroup = parent->cgroup;
-		l.uid = parent->uid;
+		inherit(&info.owner, parent);
+		info.cgroup = parent->cgroup;
+		info.uid = parent->uid;
 	}
-	l.mptcp = request_is_mptcp(req);
+	info.mptcp = request_is_mptcp(req);
 	__builtin_memset(r, 0, sizeof(*r));
 	r->since = now;
 	r->event.time = now;
@@ -46,7 +46,7 @@ static __always_inline void describe_request(struct request *r, struct request_s
 	r->event.old_state = TCP_LISTEN;
 	r->event.new_state = TCP_SYN_RECV;
 	r->event.reason = REASON_SYN_RECEIVED;
-	set_life(&r->event, &l);
+	copy_info(&r->event, &info);
 }
 
 static __always_inline void emit_request(const struct request *r, u64 now)
@@ -63,14 +63,14 @@ static __always_inline void emit_request(const struct request *r, u64 now)
 static __always_inline void request_armed(struct timer_list *timer)
 {
 	struct request_sock *req = request_of(timer);
-	struct moment *moment = this_moment();
+	struct cpu_state *cpu = this_cpu();
 	u64 key = (u64)req, now;
 	struct sock_head head;
 	struct request r;
 	struct conn c;
 
-	if (moment && moment->expiring == key)
-		moment->expiring = 0;
+	if (cpu && cpu->expiring == key)
+		cpu->expiring = 0;
 	if (bpf_map_lookup_elem(&requests, &key))
 		return;
 	probe_conn(&c, req, &head);
@@ -79,7 +79,7 @@ static __always_inline void request_armed(struct timer_list *timer)
 	now = bpf_ktime_get_boot_ns();
 	describe_request(&r, req, &c, now);
 	if (bpf_map_update_elem(&requests, &key, &r, BPF_ANY)) {
-		/* Not told: its end, or its child, could not be joined to it. */
+		/* Not emitted: its end, or its child, could not be joined to it. */
 		__sync_fetch_and_add(&untracked, 1);
 		return;
 	}
@@ -87,30 +87,30 @@ static __always_inline void request_armed(struct timer_list *timer)
 }
 
 /*
- * request_completed joins a request to the child that was cloned for it a moment
+ * request_completed joins a request to the child that was cloned for it a cpu
  * ago on this CPU. (req->sk is set only later, inet_csk_reqsk_queue_add.)
  */
 static __always_inline bool request_completed(const struct request *r)
 {
-	struct moment *moment = this_moment();
-	struct life *l;
+	struct cpu_state *cpu = this_cpu();
+	struct sock_info *info;
 	struct sock_head head;
 	struct conn c;
 
-	if (!moment || !moment->child)
+	if (!cpu || !cpu->child)
 		return false;
-	probe_conn(&c, (void *)moment->child, &head);
+	probe_conn(&c, (void *)cpu->child, &head);
 	if (conn_key(&c) != conn_key(&r->event.conn))
 		return false;
-	l = bpf_map_lookup_elem(&socks, &moment->child);
-	moment->child = 0;
-	if (!l)
+	info = bpf_map_lookup_elem(&socks, &cpu->child);
+	cpu->child = 0;
+	if (!info)
 		return true;
-	l->flags |= LIFE_REQUEST;
-	l->since = r->since;
-	l->owner.pid = r->event.pid;
-	l->owner.source = r->event.owner_source;
-	__builtin_memcpy(l->owner.comm, r->event.comm, sizeof(l->owner.comm));
+	info->flags |= INFO_REQUEST;
+	info->since = r->since;
+	info->owner.pid = r->event.pid;
+	info->owner.source = r->event.owner_source;
+	__builtin_memcpy(info->owner.comm, r->event.comm, sizeof(info->owner.comm));
 	return true;
 }
 
@@ -174,7 +174,7 @@ static __always_inline u8 request_end(u32 caller, struct request_sock *req)
 static __always_inline void request_cancelled(void *ctx, struct timer_list *timer)
 {
 	struct request_sock *req = request_of(timer);
-	struct moment *moment = this_moment();
+	struct cpu_state *cpu = this_cpu();
 	u64 key = (u64)req, now;
 	struct request *r;
 	u32 caller;
@@ -190,8 +190,8 @@ static __always_inline void request_cancelled(void *ctx, struct timer_list *time
 		if (caller == CALLER_EXPIRY || (caller == CALLER_UNKNOWN && due(timer))) {
 			/* reqsk_timer_handler arms it again, or gives up: request_expired. */
 			request_closed(r, now, expiry_reason(req));
-			if (moment)
-				moment->expiring = key;
+			if (cpu)
+				cpu->expiring = key;
 			return;
 		}
 		request_closed(r, now, request_end(caller, req));
@@ -203,13 +203,13 @@ static __always_inline void request_cancelled(void *ctx, struct timer_list *time
 /* request_expired: the timer has run and nobody armed it again. */
 static __always_inline void request_expired(struct timer_list *timer)
 {
-	struct moment *moment = this_moment();
+	struct cpu_state *cpu = this_cpu();
 	u64 key = (u64)request_of(timer);
 	struct request *r;
 
-	if (!moment || moment->expiring != key)
+	if (!cpu || cpu->expiring != key)
 		return;
-	moment->expiring = 0;
+	cpu->expiring = 0;
 	r = bpf_map_lookup_elem(&requests, &key);
 	if (!r)
 		return;

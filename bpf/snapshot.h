@@ -32,9 +32,9 @@ static __always_inline void hold(struct owner *o, struct task_struct *task, u32 
 	read_comm(o->comm, task);
 }
 
-static __always_inline void found_holder(struct life *l, struct task_struct *task, u32 pid, u32 fd)
+static __always_inline void found_holder(struct sock_info *info, struct task_struct *task, u32 pid, u32 fd)
 {
-	struct owner *o = &l->owner;
+	struct owner *o = &info->owner;
 	bool known = o->source != OWNER_NONE && o->source != OWNER_INHERITED;
 
 	if (known && o->pid == pid) {
@@ -48,19 +48,19 @@ static __always_inline void found_holder(struct life *l, struct task_struct *tas
 
 static __always_inline void seed_from_file(struct sock *sk, struct task_struct *task, u32 pid, u32 fd)
 {
-	struct life l = {};
+	struct sock_info info = {};
 	u64 key = (u64)sk;
 
-	l.since = bpf_ktime_get_boot_ns();
-	l.sk = key;
-	l.state = BPF_CORE_READ(sk, __sk_common.skc_state);
-	l.kind = DURATION_AT_LEAST;
-	l.flags = LIFE_ROW_DUE;
-	l.uid = -1; /* fill_row finds out, where its namespace is walked */
-	hold(&l.owner, task, pid, fd);
-	if (l.state == TCP_CLOSE) /* not connected yet: its first transition begins its life */
+	info.since = bpf_ktime_get_boot_ns();
+	info.sk = key;
+	info.state = BPF_CORE_READ(sk, __sk_common.skc_state);
+	info.kind = DURATION_AT_LEAST;
+	info.flags = INFO_ROW_DUE;
+	info.uid = -1; /* fill_row finds out, where its namespace is walked */
+	hold(&info.owner, task, pid, fd);
+	if (info.state == TCP_CLOSE) /* not connected yet: its first transition inserts it */
 		return;
-	bpf_map_update_elem(&socks, &key, &l, BPF_NOEXIST);
+	bpf_map_update_elem(&socks, &key, &info, BPF_NOEXIST);
 }
 
 /*
@@ -79,7 +79,7 @@ static __always_inline int file_seen(struct bpf_iter__task_file *ctx)
 	struct task_struct *task = ctx->task;
 	struct file *file = ctx->file;
 	struct sock *sk;
-	struct life *l;
+	struct sock_info *info;
 	u64 key;
 	u32 pid;
 
@@ -92,9 +92,9 @@ static __always_inline int file_seen(struct bpf_iter__task_file *ctx)
 		return 0;
 	pid = task->tgid;
 	key = (u64)sk;
-	l = bpf_map_lookup_elem(&socks, &key);
-	if (l)
-		found_holder(l, task, pid, ctx->fd);
+	info = bpf_map_lookup_elem(&socks, &key);
+	if (info)
+		found_holder(info, task, pid, ctx->fd);
 	else if (pass_mode == PASS_SEED)
 		seed_from_file(sk, task, pid, ctx->fd);
 	return 0;
@@ -105,18 +105,18 @@ static __always_inline u64 ticks_to_ns(u64 ticks)
 	return ticks * (NSEC_PER_SEC / hz);
 }
 
-static __always_inline void begin_row(struct event *e, const struct conn *c, const struct life *l, u8 kind)
+static __always_inline void begin_row(struct event *e, const struct conn *c, const struct sock_info *info, u8 kind)
 {
 	u64 now = bpf_ktime_get_boot_ns();
 
 	e->time = now;
-	e->duration = now - l->since;
-	e->sk = l->sk;
+	e->duration = now - info->since;
+	e->sk = info->sk;
 	e->conn = *c;
 	e->kind = SOCKET;
-	e->new_state = l->state;
+	e->new_state = info->state;
 	e->duration_kind = kind;
-	set_life(e, l);
+	copy_info(e, info);
 }
 
 /*
@@ -124,28 +124,16 @@ static __always_inline void begin_row(struct event *e, const struct conn *c, con
  * away the row, and comes again with the same socket (bpf_seq_read): whatever was done
  * for it so that it has but one row is to be undone.
  */
-static __noinline int write_row(struct seq_file *seq, const struct conn *c, const struct life *l, u8 kind,
+static __noinline int write_row(struct seq_file *seq, const struct conn *c, const struct sock_info *info, u8 kind,
 				const struct tcp_sock *tp)
 {
 	struct event e = {};
 
-	begin_row(&e, c, l, kind);
+	begin_row(&e, c, info, kind);
 	if (tp) {
-		const struct sock *sk = &tp->inet_conn.icsk_inet.sk;
-
-		e.flags |= EVENT_QUEUES;
-		if (l->state == TCP_LISTEN) {
-			e.rx_queue = sk->sk_ack_backlog;
-			e.tx_queue = sk->sk_max_ack_backlog;
-		} else {
-			e.flags |= EVENT_COUNTERS;
-			e.bytes_sent = tp->bytes_sent;
-			e.bytes_received = tp->bytes_received;
-			e.retransmits = tp->total_retrans;
-			e.srtt_us = tp->srtt_us >> 3;
-			e.rx_queue = tp->rcv_nxt - tp->copied_seq;
-			e.tx_queue = tp->write_seq - tp->snd_una;
-		}
+		if (info->state != TCP_LISTEN)
+			fill_counters(&e, tp);
+		fill_queues(&e, tp, info->state, true);
 	}
 	return bpf_seq_write(seq, &e, sizeof(e));
 }
@@ -183,34 +171,34 @@ static __always_inline u8 seed_role(const struct sock *sk, u8 state)
 	return sk->sk_max_ack_backlog ? ROLE_SERVER : ROLE_CLIENT;
 }
 
-static __noinline int fill_row(struct seq_file *seq, struct tcp_sock *tp, struct life *l,
+static __noinline int fill_row(struct seq_file *seq, struct tcp_sock *tp, struct sock_info *info,
 			       struct conn *c)
 {
 	struct sock *sk = &tp->inet_conn.icsk_inet.sk;
 	u64 now = bpf_ktime_get_boot_ns();
 	u8 kind = DURATION_UNKNOWN; /* the kernel keeps no time for this state */
 
-	l->flags &= ~LIFE_ROW_DUE;
-	l->cookie = socket_cookie(sk);
-	l->cgroup = cgroup_id(sk);
-	l->uid = sk->sk_uid.val;
-	l->mptcp = is_mptcp(tp);
-	l->role = seed_role(sk, l->state);
-	if (l->state == TCP_CLOSE_WAIT && tp->rcv_tstamp) {
-		l->since = now - close_wait_age(tp);
+	info->flags &= ~INFO_ROW_DUE;
+	info->cookie = socket_cookie(sk);
+	info->cgroup = cgroup_id(sk);
+	info->uid = sk->sk_uid.val;
+	info->mptcp = is_mptcp(tp);
+	info->role = seed_role(sk, info->state);
+	if (info->state == TCP_CLOSE_WAIT && tp->rcv_tstamp) {
+		info->since = now - close_wait_age(tp);
 		kind = DURATION_AT_LEAST;
 	}
-	if (l->state == TCP_LISTEN)
+	if (info->state == TCP_LISTEN)
 		remember_listener(sk, c, TCP_LISTEN);
-	if (write_row(seq, c, l, kind, tp))
-		l->flags |= LIFE_ROW_DUE;
+	if (write_row(seq, c, info, kind, tp))
+		info->flags |= INFO_ROW_DUE;
 	return 0;
 }
 
 static __always_inline void socket_row(struct seq_file *seq, struct tcp_sock *tp)
 {
 	struct sock *sk = &tp->inet_conn.icsk_inet.sk;
-	struct life fresh = {}, *l;
+	struct sock_info fresh = {}, *info;
 	u64 key = (u64)tp;
 	struct conn c;
 
@@ -218,10 +206,10 @@ static __always_inline void socket_row(struct seq_file *seq, struct tcp_sock *tp
 	c.lport = bpf_ntohs(tp->inet_conn.icsk_inet.inet_sport);
 	if (!selected(&c))
 		return;
-	l = bpf_map_lookup_elem(&socks, &key);
-	if (l) {
-		if (l->flags & LIFE_ROW_DUE) /* else an event has told of it */
-			fill_row(seq, tp, l, &c);
+	info = bpf_map_lookup_elem(&socks, &key);
+	if (info) {
+		if (info->flags & INFO_ROW_DUE) /* else an event has shown it */
+			fill_row(seq, tp, info, &c);
 		return;
 	}
 	fresh.since = bpf_ktime_get_boot_ns();
@@ -229,9 +217,9 @@ static __always_inline void socket_row(struct seq_file *seq, struct tcp_sock *tp
 	fresh.state = sk->__sk_common.skc_state;
 	fresh.kind = DURATION_AT_LEAST;
 	fresh.owner.fd = -1;
-	l = begin_life(key, &fresh);
-	if (l)
-		fill_row(seq, tp, l, &c);
+	info = insert_info(key, &fresh);
+	if (info)
+		fill_row(seq, tp, info, &c);
 	else
 		fill_row(seq, tp, &fresh, &c);
 	/* It was closed meanwhile, and its entry may have come after tcp_destroy_sock. */
@@ -240,7 +228,7 @@ static __always_inline void socket_row(struct seq_file *seq, struct tcp_sock *tp
 }
 
 /*
- * The two kinds of mini-socket are told by their state and read by probe: of an
+ * The two kinds of mini-socket are recognized by their state and read by probe: of an
  * MPTCP listener they have a sk_prot of their own (tcp_prot_override), and
  * bpf_skc_to_tcp_timewait_sock and bpf_skc_to_tcp_request_sock refuse them.
  */
@@ -249,30 +237,30 @@ static __noinline int timewait_row(struct seq_file *seq, struct sock_common *com
 	struct inet_timewait_sock *tw = (void *)common;
 	u64 now = bpf_ktime_get_boot_ns(), key;
 	u8 kind = DURATION_UNKNOWN;
-	struct life l = {};
+	struct sock_info info = {};
 	struct conn c;
 
 	read_conn(&c, common);
 	if (!selected(&c))
 		return 0;
-	l.sk = (u64)common;
-	l.cookie = has_socket_cookie ? bpf_get_socket_cookie(common) : common->skc_cookie.counter;
-	l.state = BPF_CORE_READ(tw, tw_substate);
-	l.kind = DURATION_AT_LEAST;
-	l.since = now;
-	l.uid = -1;
-	l.owner.fd = -1;
-	if (l.state == TCP_TIME_WAIT) {
+	info.sk = (u64)common;
+	info.cookie = has_socket_cookie ? bpf_get_socket_cookie(common) : common->skc_cookie.counter;
+	info.state = BPF_CORE_READ(tw, tw_substate);
+	info.kind = DURATION_AT_LEAST;
+	info.since = now;
+	info.uid = -1;
+	info.owner.fd = -1;
+	if (info.state == TCP_TIME_WAIT) {
 		s64 left = BPF_CORE_READ(tw, tw_timer.expires) - bpf_jiffies64();
 
 		if (left > 0 && left < TIMEWAIT_SEC * (s64)hz) {
-			l.since = now - ticks_to_ns(TIMEWAIT_SEC * (u64)hz - left);
+			info.since = now - ticks_to_ns(TIMEWAIT_SEC * (u64)hz - left);
 			kind = DURATION_AT_LEAST;
 		}
 	}
 	key = conn_key(&c);
-	if (bpf_map_update_elem(&timewaits, &key, &l, BPF_NOEXIST) == 0 &&
-	    write_row(seq, &c, &l, kind, NULL))
+	if (bpf_map_update_elem(&timewaits, &key, &info, BPF_NOEXIST) == 0 &&
+	    write_row(seq, &c, &info, kind, NULL))
 		bpf_map_delete_elem(&timewaits, &key);
 	return 0;
 }
@@ -345,54 +333,40 @@ static __always_inline bool row_wanted(u8 state)
  * is read without a lock. A socket is known by its cookie, a mini-socket, which shares
  * that with what it was, by its ends. Before 5.12 not every socket has a cookie.
  */
-static __always_inline bool still_there(const struct life *l, u64 key, const struct conn *c, u64 cookie)
+static __always_inline bool still_there(const struct sock_info *info, u64 key, const struct conn *c, u64 cookie)
 {
-	return key == l->sk ? !l->cookie || l->cookie == cookie : key == conn_key(c);
+	return key == info->sk ? !info->cookie || info->cookie == cookie : key == conn_key(c);
 }
 
 /* state_now is also right where a change was not seen; a mini-socket has it elsewhere. */
-static __always_inline u8 state_now(const struct life *l, u64 key)
+static __always_inline u8 state_now(const struct sock_info *info, u64 key)
 {
-	return key == l->sk ? BPF_CORE_READ((struct sock *)key, __sk_common.skc_state) : l->state;
-}
-
-static __always_inline void probe_queues(struct event *e, const struct tcp_sock *tp)
-{
-	const struct sock *sk = &tp->inet_conn.icsk_inet.sk;
-
-	e->flags |= EVENT_QUEUES;
-	if (e->new_state == TCP_LISTEN) {
-		e->rx_queue = BPF_CORE_READ(sk, sk_ack_backlog);
-		e->tx_queue = BPF_CORE_READ(sk, sk_max_ack_backlog);
-	} else {
-		e->rx_queue = BPF_CORE_READ(tp, rcv_nxt) - BPF_CORE_READ(tp, copied_seq);
-		e->tx_queue = BPF_CORE_READ(tp, write_seq) - BPF_CORE_READ(tp, snd_una);
-	}
+	return key == info->sk ? BPF_CORE_READ((struct sock *)key, __sk_common.skc_state) : info->state;
 }
 
 /* known_row serves socks and timewaits. */
 static __always_inline int known_row(struct bpf_iter__bpf_map_elem *ctx)
 {
-	const struct life *l = ctx->value;
+	const struct sock_info *info = ctx->value;
 	const u64 *key = ctx->key;
 	struct sock_head head;
 	struct event e = {};
 	struct conn c;
 	u8 state;
 
-	if (!l || !key || l->flags & (LIFE_CHILD | LIFE_MINI))
+	if (!info || !key || info->flags & (INFO_CHILD | INFO_MINI))
 		return 0;
-	state = state_now(l, *key);
+	state = state_now(info, *key);
 	if (!row_wanted(state))
 		return 0;
-	probe_conn(&c, (void *)l->sk, &head);
-	if (!selected(&c) || !still_there(l, *key, &c, HEAD_FIELD(&head, skc_cookie).counter))
+	probe_conn(&c, (void *)info->sk, &head);
+	if (!selected(&c) || !still_there(info, *key, &c, HEAD_FIELD(&head, skc_cookie).counter))
 		return 0;
-	begin_row(&e, &c, l, state == l->state ? l->kind : DURATION_UNKNOWN);
+	begin_row(&e, &c, info, state == info->state ? info->kind : DURATION_UNKNOWN);
 	e.new_state = state;
 	e.cookie = HEAD_FIELD(&head, skc_cookie).counter;
-	if (*key == l->sk)
-		probe_queues(&e, (void *)l->sk);
+	if (*key == info->sk)
+		fill_queues(&e, (void *)info->sk, state, false);
 	bpf_seq_write(ctx->meta->seq, &e, sizeof(e));
 	return 0;
 }

@@ -61,48 +61,48 @@ static __always_inline void remember_listener(struct sock *sk, const struct conn
  */
 static __always_inline void child_cloned(u64 sk)
 {
-	struct moment *moment = this_moment();
-	struct life l = {
+	struct cpu_state *cpu = this_cpu();
+	struct sock_info info = {
 		.since = bpf_ktime_get_boot_ns(),
 		.sk = sk,
 		.state = TCP_SYN_RECV,
 		.kind = DURATION_EXACT,
 		.role = ROLE_SERVER,
-		.flags = LIFE_CHILD,
+		.flags = INFO_CHILD,
 		.owner.fd = -1,
 	};
 
-	if (bpf_map_update_elem(&socks, &sk, &l, BPF_ANY))
+	if (bpf_map_update_elem(&socks, &sk, &info, BPF_ANY))
 		__sync_fetch_and_add(&untracked, 1);
-	if (moment)
-		moment->child = sk;
+	if (cpu)
+		cpu->child = sk;
 }
 
-/* tell_late tells of the change that l began with, now that it can be told. */
-static __always_inline void tell_late(struct life *l, const struct conn *c, u8 old, u8 reason)
+/* emit_late emits the transition that began info's state, now that it can be described. */
+static __always_inline void emit_late(struct sock_info *info, const struct conn *c, u8 old, u8 reason)
 {
-	u8 state = l->state;
+	u8 state = info->state;
 
-	l->state = old;
-	l->kind = DURATION_NONE;
-	emit(l->since, l->sk, c, l, state, reason, 0, NULL);
-	l->state = state;
-	l->kind = DURATION_EXACT;
+	info->state = old;
+	info->kind = DURATION_NONE;
+	emit(info->since, info->sk, c, info, state, reason, 0, NULL);
+	info->state = state;
+	info->kind = DURATION_EXACT;
 }
 
 /* child_grown makes up for what child_cloned could not do. */
-static __always_inline void child_grown(struct life *l, const struct conn *c)
+static __always_inline void child_grown(struct sock_info *info, const struct conn *c)
 {
-	struct moment *moment = this_moment();
+	struct cpu_state *cpu = this_cpu();
 
-	if (moment && moment->child == l->sk)
-		moment->child = 0;
-	l->flags &= ~LIFE_CHILD;
-	if (l->flags & LIFE_REQUEST)
+	if (cpu && cpu->child == info->sk)
+		cpu->child = 0;
+	info->flags &= ~INFO_CHILD;
+	if (info->flags & INFO_REQUEST)
 		return;
-	if (l->owner.source == OWNER_NONE) /* Fast Open: it may be accepted already */
-		inherit_from_port(&l->owner, c);
-	tell_late(l, c, TCP_LISTEN, REASON_SYN_RECEIVED);
+	if (info->owner.source == OWNER_NONE) /* Fast Open: it may be accepted already */
+		inherit_from_port(&info->owner, c);
+	emit_late(info, c, TCP_LISTEN, REASON_SYN_RECEIVED);
 }
 
 /*
@@ -114,50 +114,50 @@ static __always_inline bool connect_due(const struct conn *c, u8 new)
 	return filter_lports[0] && new == TCP_SYN_SENT && !c->lport;
 }
 
-/* connected makes up for that. It had no port then, and is told so. */
-static __always_inline void connected(struct life *l, struct conn *c)
+/* connected makes up for that. There was no port then, and the event says so. */
+static __always_inline void connected(struct sock_info *info, struct conn *c)
 {
 	u16 lport = c->lport;
 
-	l->flags &= ~LIFE_CONNECT;
+	info->flags &= ~INFO_CONNECT;
 	c->lport = 0;
-	tell_late(l, c, TCP_CLOSE, REASON_CONNECT);
+	emit_late(info, c, TCP_CLOSE, REASON_CONNECT);
 	c->lport = lport;
 }
 
-/* new_life begins to know a socket, in the state that it is about to leave. */
-static __always_inline void new_life(struct life *l, u64 sk, u8 old)
+/* init_info begins to know a socket, in the state that it is about to leave. */
+static __always_inline void init_info(struct sock_info *info, u64 sk, u8 old)
 {
-	__builtin_memset(l, 0, sizeof(*l));
-	l->sk = sk;
-	l->state = old;
+	__builtin_memset(info, 0, sizeof(*info));
+	info->sk = sk;
+	info->state = old;
 	/* The time between socket() and connect() or listen() is no TCP state. */
-	l->kind = old == TCP_CLOSE ? DURATION_NONE : DURATION_UNKNOWN;
-	l->owner.fd = -1;
+	info->kind = old == TCP_CLOSE ? DURATION_NONE : DURATION_UNKNOWN;
+	info->owner.fd = -1;
 }
 
 /*
- * unseen_change: the socket leaves a state that we never saw it enter. All copies of
+ * missed_transition: the socket leaves a state that we never saw it enter. All copies of
  * state_change may be busy at once; and there are kernels that run no BPF program while
  * a thread of process 1 is current, not for a softirq either (some 6.18 guests). What
  * is still known belongs to this socket or, where its end was not seen, to another one.
- * Not inlined, or the verifier works through much of change_life a second time.
+ * Not inlined, or the verifier works through much of change_state a second time.
  */
-static __noinline int unseen_change(struct life *l, struct sock *sk, u8 old)
+static __noinline int missed_transition(struct sock_info *info, struct sock *sk, u8 old)
 {
-	__sync_fetch_and_add(&unseen, 1);
-	if (l->cookie != socket_cookie(sk)) {
-		new_life(l, (u64)sk, old);
+	__sync_fetch_and_add(&missed, 1);
+	if (info->cookie != socket_cookie(sk)) {
+		init_info(info, (u64)sk, old);
 		return 0;
 	}
-	l->flags &= ~(LIFE_CHILD | LIFE_CONNECT); /* too late to tell */
-	l->kind = DURATION_UNKNOWN;
+	info->flags &= ~(INFO_CHILD | INFO_CONNECT); /* too late to tell */
+	info->kind = DURATION_UNKNOWN;
 	return 0;
 }
 
-static __always_inline struct life *begin_life(u64 key, const struct life *l)
+static __always_inline struct sock_info *insert_info(u64 key, const struct sock_info *info)
 {
-	if (bpf_map_update_elem(&socks, &key, l, BPF_NOEXIST)) {
+	if (bpf_map_update_elem(&socks, &key, info, BPF_NOEXIST)) {
 		__sync_fetch_and_add(&untracked, 1);
 		return NULL;
 	}
@@ -170,119 +170,119 @@ static __always_inline struct life *begin_life(u64 key, const struct life *l)
  * the state in which the connection goes on, TCP_CLOSE where there is no
  * mini-socket.
  */
-static __always_inline u8 hand_over(const struct life *l, const struct conn *c, u64 now)
+static __always_inline u8 hand_over(const struct sock_info *info, const struct conn *c, u64 now)
 {
 	u64 key = conn_key(c);
-	struct life *mini = bpf_map_lookup_elem(&timewaits, &key);
+	struct sock_info *mini = bpf_map_lookup_elem(&timewaits, &key);
 	u64 tw;
 	u8 state;
 
-	if (!mini || !(mini->flags & LIFE_MINI))
+	if (!mini || !(mini->flags & INFO_MINI))
 		return TCP_CLOSE;
 	tw = mini->sk;
 	state = mini->state;
-	*mini = *l;
+	*mini = *info;
 	mini->sk = tw;
 	mini->state = state;
 	mini->flags = 0;
 	mini->owner.fd = -1;
-	if (state != l->state) {
+	if (state != info->state) {
 		mini->since = now;
 		mini->kind = DURATION_EXACT;
 	}
 	return state;
 }
 
-static __always_inline u8 owner_source(const struct edge *edge)
+static __always_inline u8 owner_source(const struct transition *transition)
 {
-	switch (edge->new) {
+	switch (transition->new) {
 	case TCP_SYN_SENT:
 		return OWNER_CONNECT;
 	case TCP_LISTEN:
 		return OWNER_LISTEN;
 	default:
-		return edge->released ? OWNER_CLOSE : OWNER_USE;
+		return transition->released ? OWNER_CLOSE : OWNER_USE;
 	}
 }
 
-/* Not inlined, or clang moves its reads of l before the caller's NULL check. */
-static __noinline int change_life(void *ctx, struct tcp_sock *tp, struct life *l, struct conn *c,
-				  const struct edge *edge)
+/* Not inlined, or clang moves its reads of info before the caller's NULL check. */
+static __noinline int change_state(void *ctx, struct tcp_sock *tp, struct sock_info *info, struct conn *c,
+				   const struct transition *transition)
 {
 	struct sock *sk = &tp->inet_conn.icsk_inet.sk;
 	u64 now = bpf_ktime_get_boot_ns();
-	u8 old = edge->old, new = edge->new, next = new;
+	u8 old = transition->old, new = transition->new, next = new;
 
-	if (l->state != old && !(l->flags & LIFE_ROW_DUE))
-		unseen_change(l, sk, old);
-	if (!l->cookie) {
-		l->cookie = socket_cookie(sk);
-		l->cgroup = cgroup_id(sk);
-		l->uid = sk->sk_uid.val;
-		l->mptcp = is_mptcp(tp);
+	if (info->state != old && !(info->flags & INFO_ROW_DUE))
+		missed_transition(info, sk, old);
+	if (!info->cookie) {
+		info->cookie = socket_cookie(sk);
+		info->cgroup = cgroup_id(sk);
+		info->uid = sk->sk_uid.val;
+		info->mptcp = is_mptcp(tp);
 	}
-	l->state = old;
-	l->flags &= ~LIFE_ROW_DUE;
-	if (l->flags & LIFE_CHILD)
-		child_grown(l, c);
-	if (filter_lports[0] && l->flags & LIFE_CONNECT)
-		connected(l, c);
-	if (edge->in_task && sk->sk_err != ECONNABORTED) /* SOCK_DESTROY: current is the killer */
-		own(&l->owner, owner_source(edge));
-	if (new == TCP_SYN_SENT && edge->in_task)
-		take_stack(ctx, l);
+	info->state = old;
+	info->flags &= ~INFO_ROW_DUE;
+	if (info->flags & INFO_CHILD)
+		child_grown(info, c);
+	if (filter_lports[0] && info->flags & INFO_CONNECT)
+		connected(info, c);
+	if (transition->in_task && sk->sk_err != ECONNABORTED) /* SOCK_DESTROY: current is the killer */
+		own(&info->owner, owner_source(transition));
+	if (new == TCP_SYN_SENT && transition->in_task)
+		take_stack(ctx, info);
 	if (old == TCP_CLOSE)
-		l->role = new == TCP_LISTEN ? ROLE_LISTENER : ROLE_CLIENT;
+		info->role = new == TCP_LISTEN ? ROLE_LISTENER : ROLE_CLIENT;
 	if (new == TCP_LISTEN || old == TCP_LISTEN)
 		remember_listener(sk, c, new);
 	if (new == TCP_CLOSE && (old == TCP_FIN_WAIT2 || old == TCP_CLOSING))
-		next = hand_over(l, c, now);
+		next = hand_over(info, c, now);
 	if (connect_due(c, new))
-		l->flags |= LIFE_CONNECT;
+		info->flags |= INFO_CONNECT;
 	else if (next != old) /* else the mini-socket goes on in FIN_WAIT2: nothing happened */
-		emit(now, l->sk, c, l, next, reason(ctx, sk, tp, edge, next),
+		emit(now, info->sk, c, info, next, reason(ctx, sk, tp, transition, next),
 		     sk->sk_err, tp);
-	l->state = new;
-	l->since = now;
-	l->kind = DURATION_EXACT;
+	info->state = new;
+	info->since = now;
+	info->kind = DURATION_EXACT;
 	return 0;
 }
 
-/* told notes that a change was told, for the copies of state_change() to come. */
-static __always_inline void told(u64 sk, int state)
+/* note_emitted tells the copies of state_change() to come that this one emitted a transition. */
+static __always_inline void note_emitted(u64 sk, int state)
 {
-	struct moment *moment = this_moment();
+	struct cpu_state *cpu = this_cpu();
 
-	if (!moment)
+	if (!cpu)
 		return;
-	moment->told = sk;
-	moment->told_state = state;
+	cpu->last_emitted = sk;
+	cpu->last_emitted_state = state;
 }
 
 /*
- * was_told: mostly this CPU did it a moment ago, else the socket's life knows. One
- * without a life is new, or has ended. The last copy clears the note: the next socket
- * at that address may get to the same state before anything else is told on this CPU.
+ * already_emitted: as a rule this CPU did it a moment ago; otherwise the socket's entry
+ * knows. A socket without an entry is new, or has ended. The last copy clears the note: the
+ * next socket at that address may reach the same state before this CPU emits anything else.
  */
-static __always_inline bool was_told(u64 sk, int state, bool last_copy)
+static __always_inline bool already_emitted(u64 sk, int state, bool last_copy)
 {
-	struct moment *moment = this_moment();
-	struct life *l;
+	struct cpu_state *cpu = this_cpu();
+	struct sock_info *info;
 
-	if (moment && moment->told == sk && moment->told_state == state) {
+	if (cpu && cpu->last_emitted == sk && cpu->last_emitted_state == state) {
 		if (last_copy)
-			moment->told = 0;
+			cpu->last_emitted = 0;
 		return true;
 	}
-	l = bpf_map_lookup_elem(&socks, &sk);
-	return l ? l->state == state : state == TCP_CLOSE;
+	info = bpf_map_lookup_elem(&socks, &sk);
+	return info ? info->state == state : state == TCP_CLOSE;
 }
 
 /* Where owner_source() or reason() ask. The worker of MPTCP closes without owning. */
-static __always_inline bool needs_released(const struct edge *edge)
+static __always_inline bool needs_released(const struct transition *transition)
 {
-	return edge->in_task || edge->new == TCP_FIN_WAIT1 || edge->new == TCP_LAST_ACK ||
-	       edge->new == TCP_CLOSE;
+	return transition->in_task || transition->new == TCP_FIN_WAIT1 || transition->new == TCP_LAST_ACK ||
+	       transition->new == TCP_CLOSE;
 }
 
 /*
@@ -298,8 +298,8 @@ static __always_inline bool child_selected(struct conn *c)
 static __always_inline int changed(void *ctx, struct tcp_sock *tp, int old, int new)
 {
 	struct sock *sk = &tp->inet_conn.icsk_inet.sk;
-	struct edge edge = {.old = old, .new = new, .in_task = sk->sk_lock.owned != 0};
-	struct life fresh, *l;
+	struct transition transition = {.old = old, .new = new, .in_task = sk->sk_lock.owned != 0};
+	struct sock_info fresh, *info;
 	u64 key = (u64)tp;
 	struct conn c;
 
@@ -317,16 +317,16 @@ static __always_inline int changed(void *ctx, struct tcp_sock *tp, int old, int 
 			bpf_map_delete_elem(&socks, &key);
 		return 0;
 	}
-	edge.released = needs_released(&edge) && released(sk);
-	l = bpf_map_lookup_elem(&socks, &key);
-	if (!l) {
-		new_life(&fresh, key, old);
+	transition.released = needs_released(&transition) && released(sk);
+	info = bpf_map_lookup_elem(&socks, &key);
+	if (!info) {
+		init_info(&fresh, key, old);
 		/* A socket at its end needs no entry: tcp_destroy_sock follows or has been. */
-		l = new != TCP_CLOSE ? begin_life(key, &fresh) : NULL;
+		info = new != TCP_CLOSE ? insert_info(key, &fresh) : NULL;
 	}
-	if (!l)
-		return change_life(ctx, tp, &fresh, &c, &edge);
-	change_life(ctx, tp, l, &c, &edge);
+	if (!info)
+		return change_state(ctx, tp, &fresh, &c, &transition);
+	change_state(ctx, tp, info, &c, &transition);
 	if (new == TCP_CLOSE && (close_is_end || sock_flag(sk, SOCK_DEAD)))
 		bpf_map_delete_elem(&socks, &key);
 	return 0;
@@ -355,9 +355,9 @@ static __always_inline int state_change(void *ctx, struct sock *sk, int old, int
 	/* MPTCP's own sockets, SCTP and DCCP come here too; self-transitions are no news. */
 	if (sk->sk_protocol != IPPROTO_TCP || old == new)
 		return 0;
-	if (copy > 1 && was_told(key, new, copy == 3 || !third_copy))
+	if (copy > 1 && already_emitted(key, new, copy == 3 || !third_copy))
 		return 0;
-	told(key, new);
+	note_emitted(key, new);
 	tp = bpf_skc_to_tcp_sock(sk);
 	return tp ? changed(ctx, tp, old, new) : 0;
 }

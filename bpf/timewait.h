@@ -25,16 +25,16 @@ static __always_inline struct inet_timewait_sock *timewait_of(struct timer_list 
  * timewait_moved tells FIN_WAIT2 > TIME_WAIT inside the mini-socket. When the FIN
  * comes, on another CPU, before the full socket has handed over, hand_over tells.
  */
-static __always_inline void timewait_moved(struct life *l, const struct conn *c, u64 when, u8 kind)
+static __always_inline void timewait_moved(struct sock_info *info, const struct conn *c, u64 when, u8 kind)
 {
-	if (l->flags & LIFE_MINI) {
-		l->state = TCP_TIME_WAIT;
+	if (info->flags & INFO_MINI) {
+		info->state = TCP_TIME_WAIT;
 		return;
 	}
-	emit(when, l->sk, c, l, TCP_TIME_WAIT, REASON_FIN_RECEIVED, 0, NULL);
-	l->state = TCP_TIME_WAIT;
-	l->since = when;
-	l->kind = kind;
+	emit(when, info->sk, c, info, TCP_TIME_WAIT, REASON_FIN_RECEIVED, 0, NULL);
+	info->state = TCP_TIME_WAIT;
+	info->since = when;
+	info->kind = kind;
 }
 
 /* timewait_armed: a mini-socket is made, or its time begins anew. */
@@ -43,7 +43,7 @@ static __always_inline void timewait_armed(struct timer_list *timer)
 	struct inet_timewait_sock *tw = timewait_of(timer);
 	u64 now = bpf_ktime_get_boot_ns();
 	u8 substate = BPF_CORE_READ(tw, tw_substate);
-	struct life *l, mini = {};
+	struct sock_info *info, mini = {};
 	struct sock_head head;
 	struct conn c;
 	u64 key;
@@ -52,10 +52,10 @@ static __always_inline void timewait_armed(struct timer_list *timer)
 	if (!selected(&c))
 		return;
 	key = conn_key(&c);
-	l = bpf_map_lookup_elem(&timewaits, &key);
-	if (l && l->sk == (u64)tw) {
-		if (l->state == TCP_FIN_WAIT2 && substate == TCP_TIME_WAIT)
-			timewait_moved(l, &c, now, DURATION_EXACT);
+	info = bpf_map_lookup_elem(&timewaits, &key);
+	if (info && info->sk == (u64)tw) {
+		if (info->state == TCP_FIN_WAIT2 && substate == TCP_TIME_WAIT)
+			timewait_moved(info, &c, now, DURATION_EXACT);
 		return;
 	}
 	mini.since = now;
@@ -63,7 +63,7 @@ static __always_inline void timewait_armed(struct timer_list *timer)
 	mini.cookie = HEAD_FIELD(&head, skc_cookie).counter;
 	mini.state = substate;
 	mini.kind = DURATION_EXACT;
-	mini.flags = LIFE_MINI;
+	mini.flags = INFO_MINI;
 	mini.uid = -1;
 	mini.owner.fd = -1;
 	if (bpf_map_update_elem(&timewaits, &key, &mini, BPF_ANY))
@@ -94,13 +94,13 @@ static __always_inline u8 timewait_end(u32 caller, u8 state)
  * wheel bucket, which no timer tracepoint tells. The timer was set to 60 s then, so
  * it says when that was, to a tick: the duration is a lower bound.
  */
-static __always_inline void missed_move(struct life *l, const struct conn *c, u64 now,
+static __always_inline void missed_move(struct sock_info *info, const struct conn *c, u64 now,
 					u64 jiffies, u64 expires)
 {
 	u64 ticks = jiffies - (expires - (u64)TIMEWAIT_SEC * hz);
 	u64 when = now - ticks * (NSEC_PER_SEC / hz);
 
-	timewait_moved(l, c, when < l->since ? l->since : when, DURATION_AT_LEAST);
+	timewait_moved(info, c, when < info->since ? info->since : when, DURATION_AT_LEAST);
 }
 
 /* timewait_cancelled: its end, unless mod_timer is about to arm it again. */
@@ -111,14 +111,14 @@ static __always_inline void timewait_cancelled(void *ctx, struct timer_list *tim
 	u64 expires = timer->expires;
 	struct sock_head head;
 	struct conn c;
-	struct life *l;
+	struct sock_info *info;
 	u64 key;
 	u8 why;
 
 	probe_conn(&c, tw, &head);
 	key = conn_key(&c);
-	l = bpf_map_lookup_elem(&timewaits, &key);
-	if (!l || l->sk != (u64)tw)
+	info = bpf_map_lookup_elem(&timewaits, &key);
+	if (!info || info->sk != (u64)tw)
 		return;
 	if (!due(timer)) {
 		u32 caller = who_called(ctx);
@@ -130,9 +130,9 @@ static __always_inline void timewait_cancelled(void *ctx, struct timer_list *tim
 		why = BPF_CORE_READ(tw, tw_substate) == TCP_TIME_WAIT ? REASON_EXPIRED
 								      : REASON_TIMEOUT;
 	}
-	if (l->state == TCP_FIN_WAIT2 && BPF_CORE_READ(tw, tw_substate) == TCP_TIME_WAIT)
-		missed_move(l, &c, now, jiffies, expires);
-	emit(now, (u64)tw, &c, l, TCP_CLOSE, why, 0, NULL);
+	if (info->state == TCP_FIN_WAIT2 && BPF_CORE_READ(tw, tw_substate) == TCP_TIME_WAIT)
+		missed_move(info, &c, now, jiffies, expires);
+	emit(now, (u64)tw, &c, info, TCP_CLOSE, why, 0, NULL);
 	bpf_map_delete_elem(&timewaits, &key);
 }
 
@@ -178,19 +178,19 @@ static __always_inline bool skb_conn(struct sk_buff *skb, struct conn *c)
 static __always_inline void skb_freed(struct sk_buff *skb)
 {
 	struct inet_timewait_sock *tw;
-	struct life *l;
+	struct sock_info *info;
 	struct conn c;
 	u64 key;
 
 	if (!skb_conn(skb, &c) || !selected(&c))
 		return;
 	key = conn_key(&c);
-	l = bpf_map_lookup_elem(&timewaits, &key);
-	if (!l || l->state != TCP_FIN_WAIT2)
+	info = bpf_map_lookup_elem(&timewaits, &key);
+	if (!info || info->state != TCP_FIN_WAIT2)
 		return;
-	tw = (void *)l->sk;
+	tw = (void *)info->sk;
 	if (BPF_CORE_READ(tw, tw_substate) == TCP_TIME_WAIT)
-		timewait_moved(l, &c, bpf_ktime_get_boot_ns(), DURATION_EXACT);
+		timewait_moved(info, &c, bpf_ktime_get_boot_ns(), DURATION_EXACT);
 }
 
 #endif

@@ -47,11 +47,11 @@ u64 reqsk_timer_handler;
 
 /*
  * Events that found no room in the ring, sockets that found none in a map, and state
- * changes for which the kernel ran no program, as far as we find out: unseen_change().
+ * changes for which the kernel ran no program, as far as we find out: missed_transition().
  */
 u64 lost;
 u64 untracked;
-u64 unseen;
+u64 missed;
 
 /*
  * What is known of one socket in its present state. It outlives lost events:
@@ -65,15 +65,15 @@ struct owner {
 	char comm[16];
 };
 
-enum life_flags {
-	LIFE_CHILD = 1,    /* cloned from a listener, LISTEN > SYN_RECV not yet told */
-	LIFE_REQUEST = 2,  /* ... and told already, for its request sock */
-	LIFE_ROW_DUE = 4,  /* known from a file, not yet shown in the snapshot */
-	LIFE_MINI = 8,     /* a mini-socket that no full socket has handed over to yet */
-	LIFE_CONNECT = 16, /* CLOSE > SYN_SENT not yet told, as there was no port to filter by */
+enum info_flags {
+	INFO_CHILD = 1,    /* cloned from a listener, LISTEN > SYN_RECV not yet emitted */
+	INFO_REQUEST = 2,  /* ... and emitted already, for its request sock */
+	INFO_ROW_DUE = 4,  /* known from a file, not yet shown in the snapshot */
+	INFO_MINI = 8,     /* a mini-socket that no full socket has handed over to yet */
+	INFO_CONNECT = 16, /* CLOSE > SYN_SENT not yet emitted: there was no port to filter by */
 };
 
-struct life {
+struct sock_info {
 	u64 since; /* CLOCK_BOOTTIME, ns: entered state */
 	u64 cookie;
 	u64 cgroup;
@@ -100,7 +100,7 @@ struct {
 	__uint(max_entries, 1 << 20);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, u64);
-	__type(value, struct life);
+	__type(value, struct sock_info);
 } socks SEC(".maps");
 
 /*
@@ -114,13 +114,13 @@ struct {
 	__uint(max_entries, 1 << 18);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, u64);
-	__type(value, struct life);
+	__type(value, struct sock_info);
 } timewaits SEC(".maps");
 
 /*
  * Half-open connections, by address of the request sock. Inserted when its timer
  * is armed or by the snapshot, deleted when it is cancelled for good. It holds
- * the whole event, as the request sock is gone when its expiry is told. When
+ * the whole event, as the request sock is gone when its expiry is emitted. When
  * full, the connection is first seen when it is established; counted.
  */
 struct request {
@@ -153,22 +153,22 @@ struct {
 
 /*
  * What one CPU is in the middle of. child and expiring are set and used up within
- * one softirq, which no other softirq on that CPU can interrupt; told may be
- * overwritten at any time, see was_told().
+ * one softirq, which no other softirq on that CPU can interrupt; last_emitted may be
+ * overwritten at any time, see already_emitted().
  */
-struct moment {
-	u64 child;    /* sock just cloned from a listener for a finished handshake */
-	u64 expiring; /* request sock whose timer runs now */
-	u64 told;     /* sock whose change to told_state was told last */
-	u64 told_state;
+struct cpu_state {
+	u64 child;        /* sock just cloned from a listener for a finished handshake */
+	u64 expiring;     /* request sock whose timer runs now */
+	u64 last_emitted; /* the sock of the last transition emitted, to last_emitted_state */
+	u64 last_emitted_state;
 };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, u32);
-	__type(value, struct moment);
-} moments SEC(".maps");
+	__type(value, struct cpu_state);
+} cpu_states SEC(".maps");
 
 /*
  * User stacks at connect() and accept(), where take_stacks asks for them. Inserted
@@ -207,11 +207,11 @@ struct {
 	__type(value, struct event);
 } events SEC(".maps");
 
-static __always_inline struct moment *this_moment(void)
+static __always_inline struct cpu_state *this_cpu(void)
 {
 	u32 zero = 0;
 
-	return bpf_map_lookup_elem(&moments, &zero);
+	return bpf_map_lookup_elem(&cpu_states, &zero);
 }
 
 /*
@@ -372,19 +372,19 @@ static __always_inline bool selected(const struct conn *c)
 	return !c->lport || port_selected(filter_lports, c->lport);
 }
 
-/* set_life copies what an event says of the socket itself. */
-static __always_inline void set_life(struct event *e, const struct life *l)
+/* copy_info copies what an event says of the socket itself. */
+static __always_inline void copy_info(struct event *e, const struct sock_info *info)
 {
-	e->cookie = l->cookie;
-	e->cgroup = l->cgroup;
-	e->uid = l->uid;
-	e->role = l->role;
-	e->flags = l->mptcp ? EVENT_MPTCP : 0;
-	e->pid = l->owner.pid;
-	e->fd = l->owner.fd;
-	e->owner_source = l->owner.source;
-	e->stack = l->stack;
-	__builtin_memcpy(e->comm, l->owner.comm, sizeof(e->comm));
+	e->cookie = info->cookie;
+	e->cgroup = info->cgroup;
+	e->uid = info->uid;
+	e->role = info->role;
+	e->flags = info->mptcp ? EVENT_MPTCP : 0;
+	e->pid = info->owner.pid;
+	e->fd = info->owner.fd;
+	e->owner_source = info->owner.source;
+	e->stack = info->stack;
+	__builtin_memcpy(e->comm, info->owner.comm, sizeof(e->comm));
 }
 
 static __always_inline void zero_counters(struct event *e)
@@ -395,11 +395,40 @@ static __always_inline void zero_counters(struct event *e)
 }
 
 /*
- * emit tells of one state change. tp, where there is one, gives counters and
+ * Counters and queues of a socket. direct: tp may be read as it is, else by probe; a
+ * constant at each call. The queues of a listener are its accept queue and its backlog.
+ */
+#define LOAD(direct, p, field) ((direct) ? (p)->field : BPF_CORE_READ(p, field))
+
+static __always_inline void fill_counters(struct event *e, const struct tcp_sock *tp)
+{
+	e->flags |= EVENT_COUNTERS;
+	e->bytes_sent = tp->bytes_sent;
+	e->bytes_received = tp->bytes_received;
+	e->retransmits = tp->total_retrans;
+	e->srtt_us = tp->srtt_us >> 3;
+}
+
+static __always_inline void fill_queues(struct event *e, const struct tcp_sock *tp, u8 state, bool direct)
+{
+	const struct sock *sk = &tp->inet_conn.icsk_inet.sk;
+
+	e->flags |= EVENT_QUEUES;
+	if (state == TCP_LISTEN) {
+		e->rx_queue = LOAD(direct, sk, sk_ack_backlog);
+		e->tx_queue = LOAD(direct, sk, sk_max_ack_backlog);
+	} else {
+		e->rx_queue = LOAD(direct, tp, rcv_nxt) - LOAD(direct, tp, copied_seq);
+		e->tx_queue = LOAD(direct, tp, write_seq) - LOAD(direct, tp, snd_una);
+	}
+}
+
+/*
+ * emit sends one transition. tp, where there is one, gives counters and
  * queues to the transitions at which they say something.
  */
 static __always_inline void emit(u64 now, u64 sk, const struct conn *c,
-				 const struct life *l, u8 new_state, u8 reason,
+				 const struct sock_info *info, u8 new_state, u8 reason,
 				 u16 error, const struct tcp_sock *tp)
 {
 	struct event *e = reserve();
@@ -407,26 +436,21 @@ static __always_inline void emit(u64 now, u64 sk, const struct conn *c,
 	if (!e)
 		return;
 	e->time = now;
-	e->duration = l->kind == DURATION_NONE ? 0 : now - l->since;
+	e->duration = info->kind == DURATION_NONE ? 0 : now - info->since;
 	e->sk = sk;
 	e->conn = *c;
 	e->error = error;
 	e->kind = TRANSITION;
-	e->old_state = l->state;
+	e->old_state = info->state;
 	e->new_state = new_state;
 	e->reason = reason;
-	e->duration_kind = l->kind;
-	set_life(e, l);
+	e->duration_kind = info->kind;
+	copy_info(e, info);
 	zero_counters(e);
-	if (tp && (l->state == TCP_ESTABLISHED || new_state == TCP_CLOSE || new_state == TCP_TIME_WAIT) &&
-	    l->state != TCP_LISTEN) {
-		e->flags |= EVENT_COUNTERS | EVENT_QUEUES;
-		e->bytes_sent = tp->bytes_sent;
-		e->bytes_received = tp->bytes_received;
-		e->retransmits = tp->total_retrans;
-		e->srtt_us = tp->srtt_us >> 3;
-		e->rx_queue = tp->rcv_nxt - tp->copied_seq;
-		e->tx_queue = tp->write_seq - tp->snd_una;
+	if (tp && (info->state == TCP_ESTABLISHED || new_state == TCP_CLOSE || new_state == TCP_TIME_WAIT) &&
+	    info->state != TCP_LISTEN) {
+		fill_counters(e, tp);
+		fill_queues(e, tp, info->state, true);
 	}
 	bpf_ringbuf_submit(e, wakeup_flags(now));
 }

@@ -17,10 +17,10 @@ struct proto_accept_arg;
 static __always_inline int gave_away(struct sock *sk)
 {
 	u64 key = (u64)sk;
-	struct life *l = bpf_map_lookup_elem(&socks, &key);
+	struct sock_info *info = bpf_map_lookup_elem(&socks, &key);
 
-	if (l)
-		own(&l->owner, OWNER_ACCEPT);
+	if (info)
+		own(&info->owner, OWNER_ACCEPT);
 	return 0;
 }
 

@@ -47,7 +47,7 @@ type finding struct {
 // Run prints the diagnosis. Where nothing can be traced, that is its error.
 func (c *doctorCmd) Run(e *env) error {
 	findings, broken := probe.Examine(probe.Config{
-		RingBytes: 1 << 20, OwnerRefresh: -1, Stacks: true, Rows: true,
+		RingBytes: 1 << 20, OwnerRefresh: -1, Stacks: true, Tracked: true,
 		Hooks: c.Hooks, Without: c.Without, BTF: c.BTF,
 	})
 	d := diagnosis{V: 1, Works: broken == nil}

@@ -29,7 +29,7 @@ var errInterrupted = errors.New("interrupted before the end of the watch")
 // other network namespaces, and limits are those of other users' processes.
 func (w *leakWatch) live() error {
 	config := w.cmd.probeConfig()
-	config.Rows, config.Stacks, config.Hooks, config.BTF, config.Without = true, w.cmd.Stacks, w.cmd.Hooks, w.cmd.BTF, w.cmd.Without
+	config.Tracked, config.Stacks, config.Hooks, config.BTF, config.Without = true, w.cmd.Stacks, w.cmd.Hooks, w.cmd.BTF, w.cmd.Without
 	p, err := probe.Open(config)
 	if err != nil {
 		return err
@@ -37,7 +37,7 @@ func (w *leakWatch) live() error {
 	defer p.Close()
 	w.probe = p
 	if !w.cmd.quiet() {
-		for _, sentence := range p.Blind() {
+		for _, sentence := range p.Limitations() {
 			fmt.Fprintf(w.env.stderr, "tcptrace: %s\n", sentence)
 		}
 	}
@@ -99,7 +99,7 @@ func (w *leakWatch) watch(ctx context.Context) error {
 }
 
 func (w *leakWatch) rows(_ uint64, emit func(*tcp.Event) error) error {
-	return w.probe.Rows([]tcp.State{w.cmd.State.State()}, emit)
+	return w.probe.TrackedSockets([]tcp.State{w.cmd.State.State()}, emit)
 }
 
 // wait hands on events until the time has come. io.EOF says that it is over.

@@ -111,16 +111,16 @@ func (s *stream) print(e *tcp.Event) error {
 }
 
 // account says in one line what was seen and, above all, what was not.
-func (s *stream) account(w io.Writer, a probe.Account) {
+func (s *stream) account(w io.Writer, a probe.Losses) {
 	fmt.Fprintf(w, "tcptrace: %d events, %d lost, %d unknown durations", s.events, a.Lost, s.unknown)
 	if a.Untracked != 0 {
 		fmt.Fprintf(w, ", %d sockets not tracked (raise --max-sockets)", a.Untracked)
 	}
-	if a.Unseen != 0 {
-		fmt.Fprintf(w, ", %d state changes not seen (the kernel ran no hook for them)", a.Unseen)
+	if a.MissedTransitions != 0 {
+		fmt.Fprintf(w, ", %d state changes not seen (the kernel ran no hook for them)", a.MissedTransitions)
 	}
-	if a.Missed != 0 {
-		fmt.Fprintf(w, ", %d hook runs skipped by the kernel (recursion)", a.Missed)
+	if a.SkippedRuns != 0 {
+		fmt.Fprintf(w, ", %d hook runs skipped by the kernel (recursion)", a.SkippedRuns)
 	}
 	if dropped := s.selector.Dropped(); dropped != 0 {
 		fmt.Fprintf(w, ", %d sockets not shown whole (too many undecided for the filter)", dropped)

@@ -71,7 +71,7 @@ func (c *traceCmd) live(e *env, s *stream) error {
 		return err
 	}
 	defer p.Close()
-	for _, sentence := range p.Blind() {
+	for _, sentence := range p.Limitations() {
 		fmt.Fprintf(e.stderr, "tcptrace: %s\n", sentence)
 	}
 
@@ -103,7 +103,7 @@ func (c *traceCmd) live(e *env, s *stream) error {
 	if errors.Is(err, syscall.EPIPE) || context.Cause(ctx) == syscall.EPIPE {
 		return nil // nobody reads: say nothing
 	}
-	s.account(e.stderr, p.Account())
+	s.account(e.stderr, p.Losses())
 	return err
 }
 

@@ -92,7 +92,7 @@ func appendChange(b []byte, e *tcp.Event) []byte {
 	} else {
 		b = appendWord(append(b, `,"state":"`...), e.New.String())
 	}
-	if e.DurationKind == tcp.Exact || e.DurationKind == tcp.AtLeast {
+	if e.DurationKind.Known() {
 		b = appendFixed(append(b, `,"duration_ms":`...), e.Duration, 6, 6)
 	}
 	if e.DurationKind != "" {

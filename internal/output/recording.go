@@ -137,13 +137,7 @@ type record struct {
 
 // What the fields of a fixed set can hold.
 var (
-	parseReason = oneOf(
-		tcp.Connect, tcp.ListenCall, tcp.SynReceived, tcp.HandshakeDone, tcp.ConnectFailed,
-		tcp.LocalClose, tcp.LocalShutdown, tcp.FinReceived, tcp.FinAcked, tcp.RSTReceived,
-		tcp.RSTSent, tcp.ICMPReceived, tcp.Timeout, tcp.SynTimeout, tcp.Aborted,
-		tcp.ListenerClosed, tcp.BacklogFull, tcp.Expired, tcp.ReusedByConnect,
-		tcp.ReopenedBySyn, tcp.NetnsExit, tcp.Killed, tcp.TimewaitOverflow,
-	)
+	parseReason       = oneOf(tcp.Reasons...)
 	parseDurationKind = oneOf(tcp.Exact, tcp.AtLeast, tcp.Unknown)
 	parseRole         = oneOf(tcp.Client, tcp.Server, tcp.Listener)
 	parseProtocol     = oneOf(protoTCP, protoMPTCP)
@@ -277,7 +271,7 @@ func (f *fields) change(e *tcp.Event, rec *record) {
 		e.New = parse(f, "new_state", rec.NewState, parseState)
 	}
 	e.DurationKind = parseIf(f, "duration_kind", rec.DurationKind, parseDurationKind)
-	known := e.DurationKind == tcp.Exact || e.DurationKind == tcp.AtLeast
+	known := e.DurationKind.Known()
 	if f.together("duration_ms and its duration_kind", rec.DurationMS != nil, known) {
 		e.Duration = parse(f, "duration_ms", (*string)(rec.DurationMS), parseMilliseconds)
 	}

@@ -27,6 +27,14 @@ const (
 	bpfCallerCALLER_RECEIVE    bpfCaller = 8
 )
 
+type bpfCpuState struct {
+	_                structs.HostLayout
+	Child            uint64
+	Expiring         uint64
+	LastEmitted      uint64
+	LastEmittedState uint64
+}
+
 type bpfDurationKind uint8
 
 const (
@@ -88,38 +96,6 @@ const (
 	bpfKindTRANSITION bpfKind = 0
 	bpfKindSOCKET     bpfKind = 1
 )
-
-type bpfLife struct {
-	_      structs.HostLayout
-	Since  uint64
-	Cookie uint64
-	Cgroup uint64
-	Sk     uint64
-	Uid    uint32
-	State  uint8
-	Kind   uint8
-	Role   uint8
-	Mptcp  uint8
-	Flags  uint32
-	Stack  uint32
-	Owner  struct {
-		_      structs.HostLayout
-		Pid    uint32
-		Fd     int32
-		Pass   uint32
-		Source uint8
-		Comm   [16]int8
-		_      [3]byte
-	}
-}
-
-type bpfMoment struct {
-	_         structs.HostLayout
-	Child     uint64
-	Expiring  uint64
-	Told      uint64
-	ToldState uint64
-}
 
 type bpfOwnerSource uint8
 
@@ -186,6 +162,30 @@ const (
 	bpfRoleROLE_LISTENER bpfRole = 3
 )
 
+type bpfSockInfo struct {
+	_      structs.HostLayout
+	Since  uint64
+	Cookie uint64
+	Cgroup uint64
+	Sk     uint64
+	Uid    uint32
+	State  uint8
+	Kind   uint8
+	Role   uint8
+	Mptcp  uint8
+	Flags  uint32
+	Stack  uint32
+	Owner  struct {
+		_      structs.HostLayout
+		Pid    uint32
+		Fd     int32
+		Pass   uint32
+		Source uint8
+		Comm   [16]int8
+		_      [3]byte
+	}
+}
+
 type bpfStackTop struct {
 	_     structs.HostLayout
 	Words [16]uint64
@@ -203,9 +203,9 @@ type bpfTextRange struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	bpfMapCpuStates         = "cpu_states"
 	bpfMapEvents            = "events"
 	bpfMapListeners         = "listeners"
-	bpfMapMoments           = "moments"
 	bpfMapRequests          = "requests"
 	bpfMapSocks             = "socks"
 	bpfMapStackTops         = "stack_tops"
@@ -236,6 +236,7 @@ const (
 	bpfVarHz                = "hz"
 	bpfVarLastWakeup        = "last_wakeup"
 	bpfVarLost              = "lost"
+	bpfVarMissed            = "missed"
 	bpfVarPass              = "pass"
 	bpfVarPassMode          = "pass_mode"
 	bpfVarReqskTimerHandler = "reqsk_timer_handler"
@@ -243,7 +244,6 @@ const (
 	bpfVarTakeStacks        = "take_stacks"
 	bpfVarThirdCopy         = "third_copy"
 	bpfVarTwTimerHandler    = "tw_timer_handler"
-	bpfVarUnseen            = "unseen"
 	bpfVarUntracked         = "untracked"
 	bpfVarValidateIncoming  = "validate_incoming"
 )
@@ -311,9 +311,9 @@ type bpfProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
+	CpuStates *ebpf.MapSpec `ebpf:"cpu_states"`
 	Events    *ebpf.MapSpec `ebpf:"events"`
 	Listeners *ebpf.MapSpec `ebpf:"listeners"`
-	Moments   *ebpf.MapSpec `ebpf:"moments"`
 	Requests  *ebpf.MapSpec `ebpf:"requests"`
 	Socks     *ebpf.MapSpec `ebpf:"socks"`
 	StackTops *ebpf.MapSpec `ebpf:"stack_tops"`
@@ -335,6 +335,7 @@ type bpfVariableSpecs struct {
 	Hz                *ebpf.VariableSpec `ebpf:"hz"`
 	LastWakeup        *ebpf.VariableSpec `ebpf:"last_wakeup"`
 	Lost              *ebpf.VariableSpec `ebpf:"lost"`
+	Missed            *ebpf.VariableSpec `ebpf:"missed"`
 	Pass              *ebpf.VariableSpec `ebpf:"pass"`
 	PassMode          *ebpf.VariableSpec `ebpf:"pass_mode"`
 	ReqskTimerHandler *ebpf.VariableSpec `ebpf:"reqsk_timer_handler"`
@@ -342,7 +343,6 @@ type bpfVariableSpecs struct {
 	TakeStacks        *ebpf.VariableSpec `ebpf:"take_stacks"`
 	ThirdCopy         *ebpf.VariableSpec `ebpf:"third_copy"`
 	TwTimerHandler    *ebpf.VariableSpec `ebpf:"tw_timer_handler"`
-	Unseen            *ebpf.VariableSpec `ebpf:"unseen"`
 	Untracked         *ebpf.VariableSpec `ebpf:"untracked"`
 	ValidateIncoming  *ebpf.VariableSpec `ebpf:"validate_incoming"`
 }
@@ -367,9 +367,9 @@ func (o *bpfObjects) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
+	CpuStates *ebpf.Map `ebpf:"cpu_states"`
 	Events    *ebpf.Map `ebpf:"events"`
 	Listeners *ebpf.Map `ebpf:"listeners"`
-	Moments   *ebpf.Map `ebpf:"moments"`
 	Requests  *ebpf.Map `ebpf:"requests"`
 	Socks     *ebpf.Map `ebpf:"socks"`
 	StackTops *ebpf.Map `ebpf:"stack_tops"`
@@ -379,9 +379,9 @@ type bpfMaps struct {
 
 func (m *bpfMaps) Close() error {
 	return _BpfClose(
+		m.CpuStates,
 		m.Events,
 		m.Listeners,
-		m.Moments,
 		m.Requests,
 		m.Socks,
 		m.StackTops,
@@ -404,6 +404,7 @@ type bpfVariables struct {
 	Hz                *ebpf.Variable `ebpf:"hz"`
 	LastWakeup        *ebpf.Variable `ebpf:"last_wakeup"`
 	Lost              *ebpf.Variable `ebpf:"lost"`
+	Missed            *ebpf.Variable `ebpf:"missed"`
 	Pass              *ebpf.Variable `ebpf:"pass"`
 	PassMode          *ebpf.Variable `ebpf:"pass_mode"`
 	ReqskTimerHandler *ebpf.Variable `ebpf:"reqsk_timer_handler"`
@@ -411,7 +412,6 @@ type bpfVariables struct {
 	TakeStacks        *ebpf.Variable `ebpf:"take_stacks"`
 	ThirdCopy         *ebpf.Variable `ebpf:"third_copy"`
 	TwTimerHandler    *ebpf.Variable `ebpf:"tw_timer_handler"`
-	Unseen            *ebpf.Variable `ebpf:"unseen"`
 	Untracked         *ebpf.Variable `ebpf:"untracked"`
 	ValidateIncoming  *ebpf.Variable `ebpf:"validate_incoming"`
 }

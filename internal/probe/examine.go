@@ -40,13 +40,13 @@ func Examine(cfg Config) ([]Finding, error) {
 	}
 	defer p.Close()
 	findings = append(findings, typesFinding(cfg),
-		Finding{"ring buffer", OK, fmt.Sprintf("%d KiB", p.ring.BufferSize()>>10), ""}, p.cover.symbolFinding())
-	hooked, err := p.cover.hookFindings()
+		Finding{"ring buffer", OK, fmt.Sprintf("%d KiB", p.ring.BufferSize()>>10), ""}, p.hooks.symbolFinding())
+	hooked, err := p.hooks.hookFindings()
 	if err != nil {
 		return findings, err
 	}
 	findings = append(findings, hooked...)
-	return append(findings, p.cover.acceptFinding(), cookieFinding(cfg), mptcpFinding(), destroyFinding(), namespaceFinding()), nil
+	return append(findings, p.hooks.acceptFinding(), cookieFinding(cfg), mptcpFinding(), destroyFinding(), namespaceFinding()), nil
 }
 
 func kernelFinding() Finding {
@@ -119,26 +119,26 @@ func typesFinding(cfg Config) Finding {
 	return f
 }
 
-func (c *coverage) symbolFinding() Finding {
+func (set *hookSet) symbolFinding() Finding {
 	f := Finding{Name: "function addresses", Status: OK, Found: "/proc/kallsyms"}
-	if why := c.missing[hookSymbols]; why != nil {
+	if why := set.missing[hookSymbols]; why != nil {
 		f.Status, f.Found = Partly, why.Error()
 		f.Means = "set kernel.kptr_restrict to 1 or 0, see TIME_WAIT below"
 	}
 	return f
 }
 
-func (c *coverage) hookFindings() (findings []Finding, err error) {
+func (set *hookSet) hookFindings() (findings []Finding, err error) {
 	spec, err := loadBpf()
 	if err != nil {
 		return nil, err
 	}
 	for _, h := range allHooks() {
-		if !c.wants(h) {
+		if !set.wants(h) {
 			continue
 		}
 		f := Finding{Name: h.shows, Status: OK, Found: h.way(spec)}
-		if why := c.missing[h.name]; why != nil {
+		if why := set.missing[h.name]; why != nil {
 			f.Status, f.Found, f.Means = Partly, why.Error(), h.blind
 		}
 		findings = append(findings, f)
@@ -161,12 +161,12 @@ func (h hook) way(spec *ebpf.CollectionSpec) string {
 	return strings.ReplaceAll(strings.Join(ways, ", "), ", tracepoint ", ", ")
 }
 
-func (c *coverage) acceptFinding() Finding {
+func (set *hookSet) acceptFinding() Finding {
 	const later = "an accepted connection shows the owner of its listener until it is read from, or closed, or found among open files"
-	switch why := c.missing[hookTrampoline]; {
+	switch why := set.missing[hookTrampoline]; {
 	case why != nil:
 		return Finding{"accept", Partly, "no trampoline: " + why.Error(), later}
-	case c.trampoline == nil:
+	case set.trampoline == nil:
 		return Finding{"accept", Partly, "no trampoline: not asked for", later}
 	}
 	return Finding{"accept", OK, "trampoline " + hookTrampoline, ""}

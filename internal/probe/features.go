@@ -30,7 +30,7 @@ const (
 	hookSymbols    = "kallsyms"
 	hookTable      = "iter/tcp"
 	hookFiles      = "iter/task_file"
-	hookRows       = "iter/bpf_map_elem"
+	hookTracked    = "iter/bpf_map_elem"
 	hookAcceptExit = "sys_exit_accept"
 	hookTrampoline = "inet_csk_accept"
 	hookTypes      = "btf"
@@ -114,9 +114,9 @@ var stacksHook = hook{
 	},
 }
 
-// rowsHook is loaded only for Config.Rows, and attached by walkMap.
-var rowsHook = hook{
-	name: hookRows, shows: "known sockets, for leaks",
+// trackedHook is loaded only for Config.Tracked, and attached by walkMap.
+var trackedHook = hook{
+	name: hookTracked, shows: "known sockets, for leaks",
 	blind: "tcptrace leaks cannot look at sockets",
 	programs: func(p *bpfPrograms) []slot {
 		return []slot{{bpfProgKnownSockets, &p.KnownSockets}, {bpfProgKnownRequests, &p.KnownRequests}}
@@ -127,7 +127,7 @@ var rowsHook = hook{
 func allHooks() []hook {
 	all := slices.Clone(hooks)
 	slices.Reverse(all)
-	return append(all, stacksHook, rowsHook)
+	return append(all, stacksHook, trackedHook)
 }
 
 // hooksNamed are some of hooks, in that order.
@@ -159,19 +159,19 @@ func (h hook) find(spec *ebpf.CollectionSpec, kernel *btf.Spec) error {
 // errLeftOut is why a hook of Config.Without is missing.
 var errLeftOut = errors.New("left out on request")
 
-// coverage says which hooks a trace has to do without, and why.
-type coverage struct {
+// hookSet says which hooks a trace has to do without, and why.
+type hookSet struct {
 	ways       Hooks
 	asked      map[string]bool // of the hooks that are for some only
 	missing    map[string]error
 	trampoline *ebpf.Program // nil: not asked for, or missing
 }
 
-// newCoverage begins with what was left out on request.
-func newCoverage(cfg Config) (*coverage, error) {
-	c := &coverage{
+// newHookSet begins with what was left out on request.
+func newHookSet(cfg Config) (*hookSet, error) {
+	set := &hookSet{
 		ways:    cfg.Hooks,
-		asked:   map[string]bool{stacksHook.name: cfg.Stacks, rowsHook.name: cfg.Rows},
+		asked:   map[string]bool{stacksHook.name: cfg.Stacks, trackedHook.name: cfg.Tracked},
 		missing: map[string]error{},
 	}
 	if !slices.Contains([]Hooks{"", HooksAuto, HooksTracepoints, HooksTrampolines}, cfg.Hooks) {
@@ -188,75 +188,75 @@ func newCoverage(cfg Config) (*coverage, error) {
 		if name == hookState {
 			return nil, fmt.Errorf("cannot do without %s: nothing else tells of state changes", name)
 		}
-		c.missing[name] = errLeftOut
+		set.missing[name] = errLeftOut
 	}
-	return c, nil
+	return set, nil
 }
 
-func (c *coverage) has(hook string) bool { return c.missing[hook] == nil }
+func (set *hookSet) has(hook string) bool { return set.missing[hook] == nil }
 
 // wants reports whether h is to be loaded.
-func (c *coverage) wants(h hook) bool {
-	asked, forSome := c.asked[h.name]
+func (set *hookSet) wants(h hook) bool {
+	asked, forSome := set.asked[h.name]
 	return asked || !forSome
 }
 
 // miss notes that h is missing. It returns an error if nothing goes without h.
-func (c *coverage) miss(h hook, why error) error {
+func (set *hookSet) miss(h hook, why error) error {
 	if h.blind == "" {
 		return fmt.Errorf("hook into %s: %w", h.name, why)
 	}
-	c.missing[h.name] = why
+	set.missing[h.name] = why
 	return nil
 }
 
 // attach attaches what was loaded and is not attached by its reader.
-func (c *coverage) attach(p *bpfPrograms) (links []io.Closer, err error) {
+func (set *hookSet) attach(p *bpfPrograms) (links []io.Closer, err error) {
 	for _, h := range hooks {
 		if h.name == hookTable || h.name == hookFiles {
 			continue
 		}
 		for _, s := range h.programs(p) {
-			if *s.at == nil || !c.has(h.name) {
+			if *s.at == nil || !set.has(h.name) {
 				continue
 			}
 			l, err := link.AttachTracing(link.TracingOptions{Program: *s.at})
 			if err == nil {
 				links = append(links, l)
-			} else if err = c.miss(h, err); err != nil {
+			} else if err = set.miss(h, err); err != nil {
 				return links, err
 			}
 		}
 	}
-	if c.trampoline == nil {
+	if set.trampoline == nil {
 		return links, nil
 	}
-	l, err := link.AttachTracing(link.TracingOptions{Program: c.trampoline})
+	l, err := link.AttachTracing(link.TracingOptions{Program: set.trampoline})
 	if err == nil {
 		links = append(links, l)
 	}
-	return links, c.trampolineRefused(err)
+	return links, set.trampolineRefused(err)
 }
 
 // trampolineRefused: that is an error only to whoever insists on trampolines.
-func (c *coverage) trampolineRefused(err error) error {
+func (set *hookSet) trampolineRefused(err error) error {
 	if err == nil {
 		return nil
 	}
 	if errors.Is(err, unix.EPERM) { // the library makes a guess about it that is wrong here
 		err = unix.EPERM
 	}
-	c.missing[hookTrampoline] = err
-	if c.ways != HooksTrampolines {
+	set.missing[hookTrampoline] = err
+	if set.ways != HooksTrampolines {
 		return nil
 	}
 	return fmt.Errorf("this kernel refuses trampolines (fexit/%s): %w: without --hooks trampolines tracepoints do their work", hookTrampoline, err)
 }
 
 // blind gives one sentence for each hook that is missing.
-func (c *coverage) blind() (sentences []string) {
+func (set *hookSet) limitations() (sentences []string) {
 	for _, h := range allHooks() {
-		if why := c.missing[h.name]; why != nil {
+		if why := set.missing[h.name]; why != nil {
 			sentences = append(sentences, fmt.Sprintf("%s: %s: %v", h.blind, h.name, why))
 		}
 	}

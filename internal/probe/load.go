@@ -52,8 +52,8 @@ var callers = map[string]bpfCaller{
 
 // load puts the maps and the programs of hooks into the kernel, and says which hooks
 // this kernel has not got. Without the first one it fails.
-func load(cfg Config, wanted []hook, objs *bpfObjects) (*coverage, error) {
-	c, err := newCoverage(cfg)
+func load(cfg Config, wanted []hook, objs *bpfObjects) (*hookSet, error) {
+	set, err := newHookSet(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +64,7 @@ func load(cfg Config, wanted []hook, objs *bpfObjects) (*coverage, error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("lift the limit on locked memory: %w", err)
 	}
-	if !c.has(hookTypes) {
+	if !set.has(hookTypes) {
 		return nil, errNoTypes
 	}
 	tracing := wanted[0].name == hookState
@@ -83,37 +83,37 @@ func load(cfg Config, wanted []hook, objs *bpfObjects) (*coverage, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := c.look(spec, types.kernel); err != nil {
+	if err := set.look(spec, types.kernel); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(adapt(spec, types.kernel, c), configure(spec, cfg)); err != nil {
+	if err := errors.Join(adapt(spec, types.kernel, set), configure(spec, cfg)); err != nil {
 		return nil, err
 	}
 	options := ebpf.CollectionOptions{
 		Programs: ebpf.ProgramOptions{KernelTypes: types.kernel},
 		Cache:    types.cache,
 	}
-	if err := c.load(wanted, spec, options, objs); err != nil {
+	if err := set.load(wanted, spec, options, objs); err != nil {
 		return nil, types.explain(err)
 	}
 	if !tracing {
-		return c, nil
+		return set, nil
 	}
-	if c.ways != HooksTracepoints && c.has(hookTrampoline) {
-		err := c.loadTrampoline(spec.Maps[bpfMapSocks], objs.Socks, types.kernel, options)
-		if err := c.trampolineRefused(err); err != nil {
-			return c, err
+	if set.ways != HooksTracepoints && set.has(hookTrampoline) {
+		err := set.loadTrampoline(spec.Maps[bpfMapSocks], objs.Socks, types.kernel, options)
+		if err := set.trampolineRefused(err); err != nil {
+			return set, err
 		}
 	}
-	return c, c.setSymbols(objs, symbols)
+	return set, set.setSymbols(objs, symbols)
 }
 
 // look finds out what is missing before anything is loaded: programs leave out what
 // others would tell them.
-func (c *coverage) look(spec *ebpf.CollectionSpec, kernel *btf.Spec) error {
+func (set *hookSet) look(spec *ebpf.CollectionSpec, kernel *btf.Spec) error {
 	for _, h := range allHooks() {
-		if err := h.find(spec, kernel); c.has(h.name) && err != nil {
-			if err := c.miss(h, err); err != nil {
+		if err := h.find(spec, kernel); set.has(h.name) && err != nil {
+			if err := set.miss(h, err); err != nil {
 				return err
 			}
 		}
@@ -123,7 +123,7 @@ func (c *coverage) look(spec *ebpf.CollectionSpec, kernel *btf.Spec) error {
 
 // load loads the maps, then each program for itself: one that is refused costs only its
 // hook, and the verifier works on as many CPUs as there are.
-func (c *coverage) load(wanted []hook, spec *ebpf.CollectionSpec, options ebpf.CollectionOptions, objs *bpfObjects) error {
+func (set *hookSet) load(wanted []hook, spec *ebpf.CollectionSpec, options ebpf.CollectionOptions, objs *bpfObjects) error {
 	shared, err := ebpf.NewCollectionWithOptions(with(spec), options)
 	if err != nil {
 		return fmt.Errorf("create the BPF maps: %w", err)
@@ -137,7 +137,7 @@ func (c *coverage) load(wanted []hook, spec *ebpf.CollectionSpec, options ebpf.C
 	var loading sync.WaitGroup
 	var mu sync.Mutex // for refused
 	for i, h := range wanted {
-		if !c.has(h.name) && i > 0 || !c.wants(h) {
+		if !set.has(h.name) && i > 0 || !set.wants(h) {
 			continue
 		}
 		for _, s := range h.programs(&objs.bpfPrograms) {
@@ -155,7 +155,7 @@ func (c *coverage) load(wanted []hook, spec *ebpf.CollectionSpec, options ebpf.C
 		case err != nil && i == 0:
 			return fmt.Errorf("load the BPF programs: %w", err)
 		case err != nil:
-			c.missing[wanted[i].name] = err
+			set.missing[wanted[i].name] = err
 		}
 	}
 	return nil
@@ -182,7 +182,7 @@ func with(spec *ebpf.CollectionSpec, programs ...string) *ebpf.CollectionSpec {
 	return &part
 }
 
-func (c *coverage) loadTrampoline(socks *ebpf.MapSpec, shared *ebpf.Map, kernel *btf.Spec, options ebpf.CollectionOptions) error {
+func (set *hookSet) loadTrampoline(socks *ebpf.MapSpec, shared *ebpf.Map, kernel *btf.Spec, options ebpf.CollectionOptions) error {
 	spec, err := loadTrampoline()
 	if err != nil {
 		return err
@@ -199,7 +199,7 @@ func (c *coverage) loadTrampoline(socks *ebpf.MapSpec, shared *ebpf.Map, kernel 
 	if err != nil {
 		return err
 	}
-	c.trampoline = loaded.DetachProgram(name)
+	set.trampoline = loaded.DetachProgram(name)
 	loaded.Close()
 	return nil
 }
@@ -226,19 +226,19 @@ func kernelSymbols() (map[string]symbol, error) {
 
 // setSymbols tells the programs where kernel functions lie. What it cannot find costs
 // the hooks that need it.
-func (c *coverage) setSymbols(objs *bpfObjects, symbols func() (map[string]symbol, error)) error {
-	found, err := map[string]symbol(nil), c.missing[hookSymbols]
+func (set *hookSet) setSymbols(objs *bpfObjects, symbols func() (map[string]symbol, error)) error {
+	found, err := map[string]symbol(nil), set.missing[hookSymbols]
 	if err == nil {
 		found, err = symbols()
 	}
 	if err != nil {
-		c.missing[hookSymbols] = err
-		if c.has(hookTimer) {
-			c.missing[hookTimer] = err
+		set.missing[hookSymbols] = err
+		if set.has(hookTimer) {
+			set.missing[hookTimer] = err
 		}
 	}
 	timewait, request := found[timewaitTimer].start, found[requestTimer].start
-	if !c.has(hookTimer) {
+	if !set.has(hookTimer) {
 		timewait, request = 0, 0
 	}
 	return errors.Join(
@@ -267,7 +267,7 @@ func textRange(s symbol, caller bpfCaller) bpfTextRange {
 }
 
 // adapt fits the object to the running kernel.
-func adapt(spec *ebpf.CollectionSpec, kernel *btf.Spec, c *coverage) error {
+func adapt(spec *ebpf.CollectionSpec, kernel *btf.Spec, set *hookSet) error {
 	hz, err := ticksPerSecond()
 	if err != nil {
 		return err
@@ -284,7 +284,7 @@ func adapt(spec *ebpf.CollectionSpec, kernel *btf.Spec, c *coverage) error {
 	}
 	return errors.Join(
 		spec.Variables[bpfVarHasSocketCookie].Set(hasCookieHelper(kernel)),
-		spec.Variables[bpfVarCloseIsEnd].Set(!c.has(hookDestroy)),
+		spec.Variables[bpfVarCloseIsEnd].Set(!set.has(hookDestroy)),
 		spec.Variables[bpfVarThirdCopy].Set(preemptibleTracepoints()),
 		spec.Variables[bpfVarHz].Set(hz),
 	)

@@ -48,19 +48,19 @@ type Config struct {
 	NetNS        uint32        // inode of a network namespace; 0: all
 	KernelAddr   bool          // fill in Event.SkAddr
 	Stacks       bool          // keep the user stack at connect() and accept(); costs every system call some 80 ns
-	Rows         bool          // Rows will be called
+	Tracked      bool          // TrackedSockets will be called
 	OwnerRefresh time.Duration // how often owners are looked up anew; 0: 1 s, negative: never
 	Hooks        Hooks         // how accept() is seen; empty: HooksAuto
 	Without      []string      // hooks to do without, as on a kernel that lacks them
 	BTF          string        // file with the types of this kernel; empty: the kernel's own
 }
 
-// Account says what a trace did not see.
-type Account struct {
-	Lost      uint64 // events, for want of room in the ring
-	Untracked uint64 // sockets, for want of room in a table
-	Unseen    uint64 // state changes that the kernel kept from us; at least
-	Missed    uint64 // runs that the kernel skipped (recursion)
+// Losses says what a trace did not see.
+type Losses struct {
+	Lost              uint64 // events, for want of room in the ring
+	Untracked         uint64 // sockets, for want of room in a table
+	MissedTransitions uint64 // state changes that the kernel kept from us; at least
+	SkippedRuns       uint64 // runs that the kernel skipped (recursion)
 }
 
 // Probe is an attached trace. Read, Seed and More belong to one goroutine.
@@ -71,13 +71,13 @@ type Probe struct {
 	ring    *ringbuf.Reader
 	record  ringbuf.Record
 	decoder *decoder
-	cover   *coverage
+	hooks   *hookSet
 
 	more         bool
 	quiet        bool // no event since the last look
 	deadline     time.Time
 	untilLoss    int // events until losses are looked at
-	seen         Account
+	seen         Losses
 	namespaces   map[uint64]string // see namespace: path by inode
 	namespacesAt time.Time
 
@@ -95,7 +95,7 @@ func Open(cfg Config) (_ *Probe, err error) {
 			p.Close()
 		}
 	}()
-	if p.cover, err = load(cfg, allHooks(), &p.objs); err != nil {
+	if p.hooks, err = load(cfg, allHooks(), &p.objs); err != nil {
 		return nil, err
 	}
 	p.record.RawSample = make([]byte, 0, eventSize)
@@ -110,10 +110,10 @@ func Open(cfg Config) (_ *Probe, err error) {
 }
 
 func (p *Probe) attach() (err error) {
-	if p.links, err = p.cover.attach(&p.objs.bpfPrograms); err != nil {
+	if p.links, err = p.hooks.attach(&p.objs.bpfPrograms); err != nil {
 		return err
 	}
-	if p.cfg.Stacks && p.cover.has(stacksHook.name) {
+	if p.cfg.Stacks && p.hooks.has(stacksHook.name) {
 		p.attachAccept()
 	}
 	return nil
@@ -124,15 +124,15 @@ func (p *Probe) attachAccept() {
 	for call, prog := range map[string]*ebpf.Program{"accept": p.objs.AcceptExit, "accept4": p.objs.Accept4Exit} {
 		l, err := attachSyscall("sys_exit_"+call, prog)
 		if err != nil {
-			p.cover.missing[stacksHook.name] = err
+			p.hooks.missing[stacksHook.name] = err
 			continue
 		}
 		p.links = append(p.links, l)
 	}
 }
 
-// Blind lists what this kernel does not show, one sentence each.
-func (p *Probe) Blind() []string { return p.cover.blind() }
+// Limitations lists what this kernel does not show, one sentence each.
+func (p *Probe) Limitations() []string { return p.hooks.limitations() }
 
 // Read waits for the next event and fills ev in. Losses come as events of kind
 // Lost, at most lossInterval events late. Past the deadline, if there is one and no
@@ -212,9 +212,9 @@ func (p *Probe) More() bool { return p.more }
 // lostSince reports whether anything was lost since the last time, and says so in
 // ev.
 func (p *Probe) lostSince(ev *tcp.Event) bool {
-	var now Account
+	var now Losses
 	o := &p.objs
-	if o.Lost.Get(&now.Lost) != nil || o.Untracked.Get(&now.Untracked) != nil || o.Unseen.Get(&now.Unseen) != nil {
+	if o.Lost.Get(&now.Lost) != nil || o.Untracked.Get(&now.Untracked) != nil || o.Missed.Get(&now.MissedTransitions) != nil {
 		return false
 	}
 	boot := bootNow()
@@ -226,9 +226,9 @@ func (p *Probe) lostSince(ev *tcp.Event) bool {
 	case now.Untracked != p.seen.Untracked:
 		ev.Lost, ev.Where = now.Untracked-p.seen.Untracked, WhereMap
 		p.seen.Untracked = now.Untracked
-	case now.Unseen != p.seen.Unseen:
-		ev.Lost, ev.Where = now.Unseen-p.seen.Unseen, WhereHook
-		p.seen.Unseen = now.Unseen
+	case now.MissedTransitions != p.seen.MissedTransitions:
+		ev.Lost, ev.Where = now.MissedTransitions-p.seen.MissedTransitions, WhereHook
+		p.seen.MissedTransitions = now.MissedTransitions
 	default:
 		p.untilLoss = lossInterval
 		return false
@@ -245,9 +245,9 @@ func (p *Probe) Stop() {
 	})
 }
 
-// Account gives what was not seen, as far as Read has told. Call it when Read
+// Losses gives what was not seen, as far as Read has told. Call it when Read
 // has returned io.EOF.
-func (p *Probe) Account() Account {
+func (p *Probe) Losses() Losses {
 	a := p.seen
 	// Not the copies of state_change: what one misses another tells. Nor destroy_sock: in
 	// a softirq only orphans are destroyed, and these are forgotten before.
@@ -256,7 +256,7 @@ func (p *Probe) Account() Account {
 			continue
 		}
 		if stats, err := prog.Stats(); err == nil {
-			a.Missed += stats.RecursionMisses
+			a.SkippedRuns += stats.RecursionMisses
 		}
 	}
 	return a
@@ -275,8 +275,8 @@ func (p *Probe) Close() error {
 	if p.ring != nil {
 		errs = append(errs, p.ring.Close())
 	}
-	if p.cover != nil {
-		errs = append(errs, p.cover.trampoline.Close())
+	if p.hooks != nil {
+		errs = append(errs, p.hooks.trampoline.Close())
 	}
 	return errors.Join(append(errs, p.objs.Close())...)
 }

@@ -39,12 +39,12 @@ func (p *Probe) Seed(emit func(*tcp.Event) error) error {
 // Sockets hands a row of kind Socket for each socket to emit, and traces nothing.
 func Sockets(cfg Config, emit func(*tcp.Event) error) error {
 	var objs bpfObjects
-	cover, err := load(cfg, hooksNamed(hookTable, hookFiles), &objs)
+	hooks, err := load(cfg, hooksNamed(hookTable, hookFiles), &objs)
 	defer objs.Close()
 	if err != nil {
 		return err
 	}
-	if why := cover.missing[hookTable]; why != nil {
+	if why := hooks.missing[hookTable]; why != nil {
 		return fmt.Errorf("walk over the sockets: %s: %w", hookTable, why)
 	}
 	return snapshot(&objs, newDecoder(cfg.KernelAddr), cfg, emit)
@@ -65,7 +65,7 @@ func snapshot(objs *bpfObjects, d *decoder, cfg Config, emit func(*tcp.Event) er
 
 // walkTables reads the sockets of every namespace.
 func walkTables(objs *bpfObjects, d *decoder, cfg Config, namespaces map[uint64]string, emit func(*tcp.Event) error) error {
-	if objs.Table == nil { // hookTable is missing, as Blind says
+	if objs.Table == nil { // hookTable is missing, as Limitations says
 		return nil
 	}
 	table, err := link.AttachIter(link.IterOptions{Program: objs.Table})
@@ -85,13 +85,13 @@ func walkTables(objs *bpfObjects, d *decoder, cfg Config, namespaces map[uint64]
 	return nil
 }
 
-// Rows hands a row for each socket that is in one of the states now to emit, with its
+// TrackedSockets hands a row for each socket that is in one of the states now to emit, with its
 // age as far as the trace or the kernel knows it, with its queues and without counters.
-// It needs Config.Rows; call it after Seed, from the goroutine that reads. It walks
+// It needs Config.Tracked; call it after Seed, from the goroutine that reads. It walks
 // over what the trace knows, of all namespaces at once.
-func (p *Probe) Rows(states []tcp.State, emit func(*tcp.Event) error) error {
-	if why := p.cover.missing[hookRows]; why != nil {
-		return fmt.Errorf("walk over the known sockets: %s: %w", hookRows, why)
+func (p *Probe) TrackedSockets(states []tcp.State, emit func(*tcp.Event) error) error {
+	if why := p.hooks.missing[hookTracked]; why != nil {
+		return fmt.Errorf("walk over the known sockets: %s: %w", hookTracked, why)
 	}
 	var wanted uint32
 	for _, s := range states {
@@ -201,7 +201,7 @@ func (p *Probe) StackTop(id uint32) []uint64 {
 // walkFiles runs the program files over every open file of every process, and
 // returns the paths of those that are namespaces.
 func walkFiles(objs *bpfObjects, mode bpfPassMode) ([]string, error) {
-	if objs.Files == nil { // hookFiles is missing, as Blind says
+	if objs.Files == nil { // hookFiles is missing, as Limitations says
 		return nil, nil
 	}
 	if err := objs.PassMode.Set(mode); err != nil {

@@ -16,9 +16,9 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	trampolineMapCpuStates         = "cpu_states"
 	trampolineMapEvents            = "events"
 	trampolineMapListeners         = "listeners"
-	trampolineMapMoments           = "moments"
 	trampolineMapRequests          = "requests"
 	trampolineMapSocks             = "socks"
 	trampolineMapStackTops         = "stack_tops"
@@ -34,10 +34,10 @@ const (
 	trampolineVarHz                = "hz"
 	trampolineVarLastWakeup        = "last_wakeup"
 	trampolineVarLost              = "lost"
+	trampolineVarMissed            = "missed"
 	trampolineVarReqskTimerHandler = "reqsk_timer_handler"
 	trampolineVarTakeStacks        = "take_stacks"
 	trampolineVarTwTimerHandler    = "tw_timer_handler"
-	trampolineVarUnseen            = "unseen"
 	trampolineVarUntracked         = "untracked"
 )
 
@@ -91,9 +91,9 @@ type trampolineProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type trampolineMapSpecs struct {
+	CpuStates *ebpf.MapSpec `ebpf:"cpu_states"`
 	Events    *ebpf.MapSpec `ebpf:"events"`
 	Listeners *ebpf.MapSpec `ebpf:"listeners"`
-	Moments   *ebpf.MapSpec `ebpf:"moments"`
 	Requests  *ebpf.MapSpec `ebpf:"requests"`
 	Socks     *ebpf.MapSpec `ebpf:"socks"`
 	StackTops *ebpf.MapSpec `ebpf:"stack_tops"`
@@ -113,10 +113,10 @@ type trampolineVariableSpecs struct {
 	Hz                *ebpf.VariableSpec `ebpf:"hz"`
 	LastWakeup        *ebpf.VariableSpec `ebpf:"last_wakeup"`
 	Lost              *ebpf.VariableSpec `ebpf:"lost"`
+	Missed            *ebpf.VariableSpec `ebpf:"missed"`
 	ReqskTimerHandler *ebpf.VariableSpec `ebpf:"reqsk_timer_handler"`
 	TakeStacks        *ebpf.VariableSpec `ebpf:"take_stacks"`
 	TwTimerHandler    *ebpf.VariableSpec `ebpf:"tw_timer_handler"`
-	Unseen            *ebpf.VariableSpec `ebpf:"unseen"`
 	Untracked         *ebpf.VariableSpec `ebpf:"untracked"`
 }
 
@@ -140,9 +140,9 @@ func (o *trampolineObjects) Close() error {
 //
 // It can be passed to loadTrampolineObjects or ebpf.CollectionSpec.LoadAndAssign.
 type trampolineMaps struct {
+	CpuStates *ebpf.Map `ebpf:"cpu_states"`
 	Events    *ebpf.Map `ebpf:"events"`
 	Listeners *ebpf.Map `ebpf:"listeners"`
-	Moments   *ebpf.Map `ebpf:"moments"`
 	Requests  *ebpf.Map `ebpf:"requests"`
 	Socks     *ebpf.Map `ebpf:"socks"`
 	StackTops *ebpf.Map `ebpf:"stack_tops"`
@@ -152,9 +152,9 @@ type trampolineMaps struct {
 
 func (m *trampolineMaps) Close() error {
 	return _TrampolineClose(
+		m.CpuStates,
 		m.Events,
 		m.Listeners,
-		m.Moments,
 		m.Requests,
 		m.Socks,
 		m.StackTops,
@@ -175,10 +175,10 @@ type trampolineVariables struct {
 	Hz                *ebpf.Variable `ebpf:"hz"`
 	LastWakeup        *ebpf.Variable `ebpf:"last_wakeup"`
 	Lost              *ebpf.Variable `ebpf:"lost"`
+	Missed            *ebpf.Variable `ebpf:"missed"`
 	ReqskTimerHandler *ebpf.Variable `ebpf:"reqsk_timer_handler"`
 	TakeStacks        *ebpf.Variable `ebpf:"take_stacks"`
 	TwTimerHandler    *ebpf.Variable `ebpf:"tw_timer_handler"`
-	Unseen            *ebpf.Variable `ebpf:"unseen"`
 	Untracked         *ebpf.Variable `ebpf:"untracked"`
 }
 

@@ -59,7 +59,7 @@ answer  LAST_ACK>CLOSE          fin_acked`)
 // The worker never touches the connection that it was handed: a trace that looks for
 // holders finds it by its descriptor. (The walk's own trace does not look.)
 func handedOn(n *netns) {
-	p, err := probe.Open(probe.Config{NetNS: n.inode, Rows: true, OwnerRefresh: time.Millisecond})
+	p, err := probe.Open(probe.Config{NetNS: n.inode, Tracked: true, OwnerRefresh: time.Millisecond})
 	check(err, "begin a second trace")
 	n.undo = append(n.undo, func() { check(p.Close(), "end the second trace") })
 	check(p.Seed(func(*tcp.Event) error { return nil }), "seed the second trace")
@@ -69,7 +69,7 @@ func handedOn(n *netns) {
 	fd := worker.do("take", s)
 	n.step("hand on", s.close)
 	eventually(6*patience, "the worker is not found to hold the connection", func() (found bool) {
-		check(p.Rows([]tcp.State{tcp.Established}, func(e *tcp.Event) error {
+		check(p.TrackedSockets([]tcp.State{tcp.Established}, func(e *tcp.Event) error {
 			held := owner{e.PID, e.Comm} == n.procs["worker"] && strconv.Itoa(int(e.FD)) == fd
 			found = found || e.Cookie == s.cookie && held && e.OwnerSource == tcp.FromSnapshot
 			return nil

@@ -54,7 +54,7 @@ func TestWalk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, sentence := range w.probe.Blind() {
+	for _, sentence := range w.probe.Limitations() {
 		t.Error(sentence)
 	}
 	slow := map[string]<-chan error{}
@@ -180,13 +180,13 @@ func (w *walk) collect() {
 	}
 }
 
-func (w *walk) close() (probe.Account, error) {
+func (w *walk) close() (probe.Losses, error) {
 	w.probe.Stop()
 	<-w.ended
 	for _, f := range w.held {
 		f.Close()
 	}
-	return w.probe.Account(), errors.Join(w.err, w.probe.Close())
+	return w.probe.Losses(), errors.Join(w.err, w.probe.Close())
 }
 
 // start runs s on a thread of its own, which is thrown away with the namespace

@@ -16,37 +16,6 @@ const (
 	Lost                   // Lost events are missing here
 )
 
-// Reason says why a state ended: what happened on the wire or in the process.
-// The empty Reason means that no cause is known.
-type Reason string
-
-// The reasons. Which kernel function proves each is noted in bpf/reason.h.
-const (
-	Connect          Reason = "connect"           // connect() sent a SYN
-	ListenCall       Reason = "listen"            // listen()
-	SynReceived      Reason = "syn_received"      // the peer's SYN arrived
-	HandshakeDone    Reason = "handshake_done"    // the handshake completed
-	ConnectFailed    Reason = "connect_failed"    // connect() failed before a SYN was sent: no free port, no route
-	LocalClose       Reason = "local_close"       // close(), or the exit of the last owner
-	LocalShutdown    Reason = "local_shutdown"    // shutdown()
-	FinReceived      Reason = "fin_received"      // the peer's FIN arrived
-	FinAcked         Reason = "fin_acked"         // the peer acknowledged our FIN
-	RSTReceived      Reason = "rst_received"      // the peer reset or refused the connection
-	RSTSent          Reason = "rst_sent"          // we reset the connection: data came after close
-	ICMPReceived     Reason = "icmp_received"     // an ICMP error ended it: unreachable, prohibited
-	Timeout          Reason = "timeout"           // retransmission, keepalive, user timeout, tcp_fin_timeout
-	SynTimeout       Reason = "syn_timeout"       // the handshake was given up
-	Aborted          Reason = "aborted"           // SOCK_DESTROY, close with unread data, linger 0, connect(AF_UNSPEC)
-	ListenerClosed   Reason = "listener_closed"   // its listener closed before accept()
-	BacklogFull      Reason = "backlog_full"      // the accept queue had no room
-	Expired          Reason = "expired"           // TIME_WAIT ran its time
-	ReusedByConnect  Reason = "reused_by_connect" // connect() took over the address pair
-	ReopenedBySyn    Reason = "reopened_by_syn"   // a new SYN took over the address pair
-	NetnsExit        Reason = "netns_exit"        // the network namespace is gone
-	Killed           Reason = "killed"            // SOCK_DESTROY of a TIME_WAIT
-	TimewaitOverflow Reason = "timewait_overflow" // tcp_max_tw_buckets: TIME_WAIT was not entered
-)
-
 // DurationKind says how well Event.Duration is known. Empty means that a
 // duration does not apply, as for the first transition of a new socket.
 type DurationKind string
@@ -57,6 +26,9 @@ const (
 	AtLeast DurationKind = "at_least" // the state is older than the trace
 	Unknown DurationKind = "unknown"
 )
+
+// Known reports whether a duration of this kind has a value: exact, or a lower bound.
+func (k DurationKind) Known() bool { return k == Exact || k == AtLeast }
 
 // Role is the part that a socket plays in its connection.
 type Role string
@@ -83,6 +55,16 @@ const (
 	FromInherited OwnerSource = "inherited"
 )
 
+// Holder says whether the owner of a socket still holds a descriptor of it. Empty means
+// that this is not known.
+type Holder string
+
+// The values of Holder.
+const (
+	Held Holder = "held"
+	Gone Holder = "gone" // closed, exited, or passed on
+)
+
 // NoUID in Event.UID and NoFD in Event.FD mark an unknown value. (uid_t)-1 is
 // never a user's id: setuid(2) refuses it.
 const (
@@ -102,6 +84,7 @@ type Event struct {
 	Cookie   uint64 // as after "sk:" in ss -e; 0: half-open, none yet
 	SkAddr   uint64 // kernel address of struct sock; 0: not asked for
 	NetNS    uint32 // inode of the network namespace; 0: unknown
+	Device   uint32 // index of the device that it is bound to, or of its scope; 0: none
 	MPTCP    bool   // a subflow of an MPTCP connection
 	Local    netip.AddrPort
 	Remote   netip.AddrPort
@@ -118,6 +101,7 @@ type Event struct {
 	UID         uint32 // NoUID: unknown
 	FD          int32  // NoFD: unknown
 	OwnerSource OwnerSource
+	Holder      Holder
 	CgroupID    uint64 // cgroup v2 id, the inode of its directory; 0: unknown
 	Cgroup      string // cgroup v2 path, raw; filled in by enrich
 	ContainerID string // filled in by enrich
@@ -133,6 +117,9 @@ type Event struct {
 	HasQueues bool   // the next two apply
 	RxQueue   uint32 // unread bytes; a listener's accept queue
 	TxQueue   uint32 // unacknowledged bytes; a listener's backlog limit
+
+	HasDrops bool   // the next one applies
+	Drops    uint32 // connections that a listener had to drop so far (sk_drops)
 
 	Lost  uint64 // Lost: how many events since the last one
 	Where string // Lost: where they were dropped

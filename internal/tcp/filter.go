@@ -119,8 +119,7 @@ func (f *Filter) reached(ev *Event) bool {
 	if f.MinDuration == 0 {
 		return among(f.States, ev.New) || among(f.States, lived)
 	}
-	known := ev.DurationKind == Exact || ev.DurationKind == AtLeast
-	return known && ev.Duration >= f.MinDuration && among(f.States, lived)
+	return ev.DurationKind.Known() && ev.Duration >= f.MinDuration && among(f.States, lived)
 }
 
 func (f *Filter) owner(ev *Event) bool {

@@ -159,8 +159,7 @@ func (t *LeakTable) Begin(now uint64) {
 
 // Counts reports whether a row is one of those that the table counts.
 func (t *LeakTable) Counts(row *Event) bool {
-	known := row.DurationKind == Exact || row.DurationKind == AtLeast
-	return row.New == t.rule.State && known && row.Duration >= t.rule.OlderThan
+	return row.New == t.rule.State && row.DurationKind.Known() && row.Duration >= t.rule.OlderThan
 }
 
 // Add counts a row of the refresh, if it is one to count. It keeps nothing of it

@@ -16,11 +16,11 @@ import (
 	"github.com/tcptrace/tcptrace/internal/tcp"
 )
 
-// Rows shows a socket that Seed has shown already, with the age that the trace
+// TrackedSockets shows a socket that Seed has shown already, with the age that the trace
 // knows, and with the code that opened it.
-func TestRows(t *testing.T) {
+func TestTrackedSockets(t *testing.T) {
 	needRoot(t)
-	p, err := probe.Open(probe.Config{Rows: true, Stacks: true, OwnerRefresh: -1})
+	p, err := probe.Open(probe.Config{Tracked: true, Stacks: true, OwnerRefresh: -1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +55,7 @@ func TestRows(t *testing.T) {
 
 func findRow(t *testing.T, p *probe.Probe, state tcp.State, cookie uint64) (found *tcp.Event) {
 	t.Helper()
-	err := p.Rows([]tcp.State{state}, func(e *tcp.Event) error {
+	err := p.TrackedSockets([]tcp.State{state}, func(e *tcp.Event) error {
 		if e.New != state || e.Kind != tcp.Socket {
 			t.Errorf("got a row in %v, want %v", e.New, state)
 		}

@@ -12,7 +12,7 @@ import (
 
 // A change that the kernel kept from us is counted when the socket changes again, and
 // no duration is made up of what was not seen.
-func TestUnseenChange(t *testing.T) {
+func TestMissedTransition(t *testing.T) {
 	needRoot(t)
 	err := onOwnThread(func() {
 		p := must(probe.Open(probe.Config{OwnerRefresh: -1}))
@@ -22,12 +22,12 @@ func TestUnseenChange(t *testing.T) {
 		defer unix.Close(server)
 		clientCookie, serverCookie := cookieOf(client), cookieOf(server)
 
-		p.LookAway()
+		p.Detach()
 		check(unix.Shutdown(client, unix.SHUT_WR), "shut down the client")
 		eventually(patience, "the ACK of the client's FIN", func() bool {
 			return tcp.State(must(unix.GetsockoptTCPInfo(client, unix.IPPROTO_TCP, unix.TCP_INFO)).State) == tcp.FinWait2
 		})
-		check(p.LookAgain(), "attach again")
+		check(p.Reattach(), "attach again")
 		check(unix.Shutdown(server, unix.SHUT_WR), "shut down the server")
 
 		want := map[uint64]tcp.Event{ // the first that is seen of each, after ESTABLISHED
@@ -56,11 +56,11 @@ func TestUnseenChange(t *testing.T) {
 }
 
 // What is remembered of a socket whose end was not seen is not said of the next one at
-// its address, and Rows does not show it.
-func TestUnseenEnd(t *testing.T) {
+// its address, and TrackedSockets does not show it.
+func TestMissedEnd(t *testing.T) {
 	needRoot(t)
 	err := onOwnThread(func() {
-		p := must(probe.Open(probe.Config{OwnerRefresh: -1, KernelAddr: true, Rows: true}))
+		p := must(probe.Open(probe.Config{OwnerRefresh: -1, KernelAddr: true, Tracked: true}))
 		defer p.Close()
 		client, server := connectedPair()
 		ghost := cookieOf(server)
@@ -71,11 +71,11 @@ func TestUnseenEnd(t *testing.T) {
 			}
 			return address != 0
 		})
-		p.LookAway()
+		p.Detach()
 		check(unix.SetsockoptLinger(client, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}), "set SO_LINGER")
 		check(unix.Close(client), "close the client")
 		check(unix.Close(server), "close the server")
-		check(p.LookAgain(), "attach again")
+		check(p.Reattach(), "attach again")
 		if row := findRow(t, p, tcp.Established, ghost); row != nil {
 			t.Errorf("a socket that is gone has a row: %+v", row)
 		}
