@@ -14,7 +14,7 @@ KERNEL    ?=
 # Tracing needs root; whoever is root already needs no sudo.
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-C_FILES   = vmlinux.h $(wildcard bpf/*.[ch]) internal/rig/churn/churn.c
+C_FILES   = vmlinux.h $(wildcard bpf/*.[ch]) internal/test/rig/churn/churn.c
 GENERATED = $(foreach object,bpf trampoline,internal/probe/$(object)_bpfel.go internal/probe/$(object)_bpfel.o)
 
 .PHONY: help build run test test-kernels generate check-generated lint fmt fuzz bench microbench install clean deps rig
@@ -33,9 +33,9 @@ run: build ## build and stream every TCP state change; ARGS="-j -4" for flags
 test: deps lint check-generated build rig ## everything: lint, generated files, unit, kernel and oracle tests
 	$(GO) test -p 1 -count=1 -timeout 30m $(if $(SUDO),-exec $(SUDO)) ./...
 
-# Emulated, so it needs neither root nor KVM; see internal/kernels.
+# Emulated, so it needs neither root nor KVM; see internal/test/kernels.
 test-kernels: deps ## the kernel tests on Debian's 5.10, 6.1, 6.12 and 7.x; KERNEL=6.1 for one
-	$(GO) run ./internal/kernels -kernel "$(KERNEL)"
+	$(GO) run ./internal/test/kernels -kernel "$(KERNEL)"
 
 generate: ## compile bpf/ into internal/probe; needs clang 14, as in Debian 12
 	@major=$$($(BPF_CLANG) --version | sed -n 's/.*version \([0-9]*\).*/\1/p;q') || true; \
@@ -78,9 +78,9 @@ fuzz: ## run each fuzz target for FUZZTIME=10s
 		$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$pkg"; \
 	done
 
-# The figures of a busy machine are worth nothing; takes 12 minutes and 8 GB. See internal/bench.
+# The figures of a busy machine are worth nothing; takes 12 minutes and 8 GB. See internal/test/bench.
 bench: deps build bin/churn ## what a trace costs, beside bcc's tcpstates and bpftrace, which it installs
-	$(GO) run $(if $(SUDO),-exec $(SUDO)) ./internal/bench $(ARGS)
+	$(GO) run $(if $(SUDO),-exec $(SUDO)) ./internal/test/bench $(ARGS)
 
 microbench: ## run the Go benchmarks, with allocations; BENCHTIME=1s
 	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...
@@ -95,10 +95,10 @@ clean: ## remove what was built
 deps:
 	@.ci/deps
 
-# The load generator and the oracle that the tests compare with; see internal/rig.
+# The load generator and the oracle that the tests compare with; see internal/test/rig.
 rig: bin/churn
-	$(GO) build -o bin/oracle ./internal/rig/oracle
+	$(GO) build -o bin/oracle ./internal/test/rig/oracle
 
-bin/churn: internal/rig/churn/churn.c
+bin/churn: internal/test/rig/churn/churn.c
 	@mkdir -p bin
 	gcc -O2 -Wall -Wextra -pthread -o $@ $<

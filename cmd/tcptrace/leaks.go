@@ -9,9 +9,11 @@ import (
 	"strconv"
 
 	"github.com/tcptrace/tcptrace/internal/enrich"
-	"github.com/tcptrace/tcptrace/internal/output"
+	"github.com/tcptrace/tcptrace/internal/leak"
 	"github.com/tcptrace/tcptrace/internal/probe"
+	"github.com/tcptrace/tcptrace/internal/recording"
 	"github.com/tcptrace/tcptrace/internal/tcp"
+	"github.com/tcptrace/tcptrace/internal/terminal"
 )
 
 // leaksCmd finds sockets that sit in a state, and says why.
@@ -108,7 +110,7 @@ type leakWatch struct {
 	where  *enrich.Enricher
 	view   view
 	probe  *probe.Probe // nil: a recording
-	screen *output.Screen
+	screen *terminal.Screen
 }
 
 // newView returns the view for the state, of a watch that begins at first.
@@ -201,10 +203,10 @@ func (s *stateName) UnmarshalText(text []byte) error {
 }
 
 // leakBy is what to group by.
-type leakBy tcp.LeakBy
+type leakBy leak.LeakBy
 
 func (b *leakBy) UnmarshalText(text []byte) error {
-	by, err := tcp.ParseLeakBy(string(text))
+	by, err := leak.ParseLeakBy(string(text))
 	*b = leakBy(by)
 	return err
 }
@@ -221,8 +223,8 @@ func (w *leakWatch) replay() error {
 		defer f.Close()
 		in, name = f, *w.cmd.Read
 	}
-	sockets := tcp.NewReplay(w.cmd.State.State())
-	now, err := w.playBack(output.NewReader(in, name), sockets)
+	sockets := leak.NewReplay(w.cmd.State.State())
+	now, err := w.playBack(recording.NewReader(in, name), sockets)
 	if err != nil {
 		return err
 	}
@@ -237,7 +239,7 @@ func (w *leakWatch) replay() error {
 
 // playBack takes the events up to the end that was asked for, and returns the time of
 // the last, of CLOCK_BOOTTIME in ns. On the way it refreshes in time.
-func (w *leakWatch) playBack(events *output.Reader, sockets *tcp.Replay) (now uint64, err error) {
+func (w *leakWatch) playBack(events *recording.Reader, sockets *leak.Replay) (now uint64, err error) {
 	interval := uint64(w.cmd.Interval)
 	var first, next uint64
 	var e tcp.Event

@@ -4,8 +4,9 @@ import (
 	"math"
 	"strconv"
 
-	"github.com/tcptrace/tcptrace/internal/enrich"
+	"github.com/tcptrace/tcptrace/internal/leak"
 	"github.com/tcptrace/tcptrace/internal/output"
+	"github.com/tcptrace/tcptrace/internal/symbolize"
 	"github.com/tcptrace/tcptrace/internal/tcp"
 )
 
@@ -42,8 +43,8 @@ type leakObject struct {
 	Data      int          `json:"data_unread"`
 	Sending   int          `json:"sending"`
 	Reset     int          `json:"reset"`
-	Verdict   tcp.Verdict  `json:"verdict"`
-	Cause     tcp.Cause    `json:"cause"`
+	Verdict   leak.Verdict `json:"verdict"`
+	Cause     leak.Cause   `json:"cause"`
 	Diagnosis output.Text  `json:"diagnosis"`
 	Stacks    []leakStacks `json:"stacks,omitempty"`
 }
@@ -70,7 +71,7 @@ func (v *leakView) objects(emit func(any) error) error {
 	return nil
 }
 
-func (v *leakView) object(g *tcp.LeakGroup) *leakObject {
+func (v *leakView) object(g *leak.LeakGroup) *leakObject {
 	o := &leakObject{
 		V: 1, Type: "leak", BootNS: strconv.FormatUint(v.now, 10), State: v.cmd.State.State().String(),
 		PID: g.PID, Comm: output.Text(g.Comm), Cgroup: output.Text(g.Cgroup), Container: output.Text(g.Container),
@@ -107,7 +108,7 @@ func (v *leakView) object(g *tcp.LeakGroup) *leakObject {
 	return o
 }
 
-func leakFrames(frames []enrich.Frame) []leakFrame {
+func leakFrames(frames []symbolize.Frame) []leakFrame {
 	all := make([]leakFrame, len(frames))
 	for i, f := range frames {
 		all[i] = leakFrame{output.Text(f.Function), output.Text(f.File), f.Line, output.Text(f.Module), "0x" + strconv.FormatUint(f.Offset, 16)}

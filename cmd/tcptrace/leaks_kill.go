@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/tcptrace/tcptrace/internal/leak"
 	"github.com/tcptrace/tcptrace/internal/output"
 	"github.com/tcptrace/tcptrace/internal/probe"
 	"github.com/tcptrace/tcptrace/internal/tcp"
@@ -14,7 +15,7 @@ import (
 // victim is a socket that may be closed, if its group turns out to leak.
 type victim struct {
 	probe.Target
-	group *tcp.LeakGroup
+	group *leak.LeakGroup
 	pid   uint32
 	comm  string
 	fd    int32
@@ -33,7 +34,7 @@ func (v *victim) String() string {
 func (w *leakWatch) kill() error {
 	view := w.view.(*leakView) // consistent has refused the other
 	var all []victim
-	view.target = func(g *tcp.LeakGroup, row *tcp.Event) {
+	view.target = func(g *leak.LeakGroup, row *tcp.Event) {
 		all = append(all, victim{probe.TargetOf(row), g, row.PID, row.Comm, row.FD})
 	}
 	if err := w.refresh(bootNow(), w.rows); err != nil {
@@ -44,7 +45,7 @@ func (w *leakWatch) kill() error {
 	}
 	leaked := all[:0]
 	for _, v := range all {
-		if v.group.Verdict == tcp.Leak && v.Cookie != 0 {
+		if v.group.Verdict == leak.Leak && v.Cookie != 0 {
 			leaked = append(leaked, v)
 		}
 	}

@@ -14,9 +14,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/tcptrace/tcptrace/internal/output"
 	"github.com/tcptrace/tcptrace/internal/probe"
 	"github.com/tcptrace/tcptrace/internal/tcp"
+	"github.com/tcptrace/tcptrace/internal/terminal"
 )
 
 // keyInterval is how often the live screen looks at its keys.
@@ -62,10 +62,10 @@ func (w *leakWatch) live() error {
 func (w *leakWatch) openScreen() (err error) {
 	out, isFile := w.env.stdout.(*os.File)
 	in, isFileToo := w.env.stdin.(*os.File)
-	if w.cmd.quiet() || w.cmd.JSON || !isFile || !isFileToo || !output.IsTerminal(out) {
+	if w.cmd.quiet() || w.cmd.JSON || !isFile || !isFileToo || !terminal.IsTerminal(out) {
 		return nil
 	}
-	w.screen, err = output.OpenScreen(in, out)
+	w.screen, err = terminal.OpenScreen(in, out)
 	return err
 }
 

@@ -13,7 +13,7 @@ import (
 )
 
 // terminal is a pseudo terminal with a program on it.
-type terminal struct {
+type pty struct {
 	t             *testing.T
 	master, slave *os.File
 	cmd           *exec.Cmd
@@ -21,8 +21,8 @@ type terminal struct {
 	shown         strings.Builder
 }
 
-// newTerminal starts a program on a terminal of its own.
-func newTerminal(t *testing.T, name string, args ...string) *terminal {
+// newPTY starts a program on a terminal of its own.
+func newPTY(t *testing.T, name string, args ...string) *pty {
 	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
 	if err != nil {
@@ -42,7 +42,7 @@ func newTerminal(t *testing.T, name string, args ...string) *terminal {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { slave.Close() })
-	term := &terminal{t: t, master: master, slave: slave, cmd: exec.Command(name, args...)}
+	term := &pty{t: t, master: master, slave: slave, cmd: exec.Command(name, args...)}
 	term.resize(100, 30)
 	term.before = term.modes()
 	term.cmd.Stdin, term.cmd.Stdout, term.cmd.Stderr = slave, slave, slave
@@ -54,7 +54,7 @@ func newTerminal(t *testing.T, name string, args ...string) *terminal {
 	return term
 }
 
-func (term *terminal) modes() unix.Termios {
+func (term *pty) modes() unix.Termios {
 	term.t.Helper()
 	modes, err := unix.IoctlGetTermios(int(term.slave.Fd()), unix.TCGETS)
 	if err != nil {
@@ -63,7 +63,7 @@ func (term *terminal) modes() unix.Termios {
 	return *modes
 }
 
-func (term *terminal) resize(columns, rows uint16) {
+func (term *pty) resize(columns, rows uint16) {
 	term.t.Helper()
 	err := unix.IoctlSetWinsize(int(term.master.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: columns})
 	if err != nil {
@@ -72,7 +72,7 @@ func (term *terminal) resize(columns, rows uint16) {
 }
 
 // until reads until the text is shown that is not in what was shown before.
-func (term *terminal) until(text string) {
+func (term *pty) until(text string) {
 	term.t.Helper()
 	from := term.shown.Len()
 	deadline := time.Now().Add(30 * time.Second)
@@ -95,14 +95,14 @@ func (term *terminal) until(text string) {
 
 func TestLeaksScreen(t *testing.T) {
 	n := newLeakNet(t)
-	for name, leave := range map[string]func(*terminal){
-		"q": func(term *terminal) { term.master.WriteString("q") },
+	for name, leave := range map[string]func(*pty){
+		"q": func(term *pty) { term.master.WriteString("q") },
 		// As the terminal does it for Ctrl-C.
-		"Ctrl-C":  func(term *terminal) { term.master.WriteString("\x03") },
-		"SIGTERM": func(term *terminal) { term.cmd.Process.Signal(syscall.SIGTERM) },
-		"SIGHUP":  func(term *terminal) { term.cmd.Process.Signal(syscall.SIGHUP) },
+		"Ctrl-C":  func(term *pty) { term.master.WriteString("\x03") },
+		"SIGTERM": func(term *pty) { term.cmd.Process.Signal(syscall.SIGTERM) },
+		"SIGHUP":  func(term *pty) { term.cmd.Process.Signal(syscall.SIGHUP) },
 	} {
-		term := newTerminal(t, "tcptrace", "leaks", "--netns", n.namespace())
+		term := newPTY(t, "tcptrace", "leaks", "--netns", n.namespace())
 		term.until("[q leaves]")
 		if !strings.HasPrefix(term.shown.String(), "\x1b[?1049h\x1b[?25l") {
 			t.Errorf("it begins with %.20q", term.shown.String())

@@ -4,10 +4,10 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/tcptrace/tcptrace/internal/enrich"
+	"github.com/tcptrace/tcptrace/internal/leak"
 	"github.com/tcptrace/tcptrace/internal/output"
 	"github.com/tcptrace/tcptrace/internal/probe"
-	"github.com/tcptrace/tcptrace/internal/tcp"
+	"github.com/tcptrace/tcptrace/internal/symbolize"
 )
 
 // maxStacks bounds the stacks whose names are kept: 4 KiB each at the most.
@@ -16,16 +16,16 @@ const maxStacks = 4096
 // stackReader names the code that opened sockets.
 type stackReader struct {
 	probe   *probe.Probe
-	symbols *enrich.Symbolizer
+	symbols *symbolize.Symbolizer
 	last    uint32 // the process that was remembered last
-	known   map[stackKey][]enrich.Frame
+	known   map[stackKey][]symbolize.Frame
 }
 
 // stackKey is a stack of a process: the same addresses mean something else in another.
 type stackKey struct{ id, pid uint32 }
 
 func newStackReader(p *probe.Probe) *stackReader {
-	return &stackReader{probe: p, symbols: enrich.NewSymbolizer("/proc"), known: make(map[stackKey][]enrich.Frame)}
+	return &stackReader{probe: p, symbols: symbolize.NewSymbolizer("/proc"), known: make(map[stackKey][]symbolize.Frame)}
 }
 
 // remember reads the maps of a process while it lives.
@@ -37,7 +37,7 @@ func (r *stackReader) remember(pid uint32) {
 }
 
 // frames are those of a stack, innermost first.
-func (r *stackReader) frames(s tcp.LeakStack) []enrich.Frame {
+func (r *stackReader) frames(s leak.LeakStack) []symbolize.Frame {
 	key := stackKey{s.ID, s.PID}
 	if frames, known := r.known[key]; known {
 		return frames
@@ -59,7 +59,7 @@ const shownFrames = 5
 
 // stackText is a stack on one line, innermost first: the program's own code, or where
 // there is none, as on a goroutine of a library, the outermost.
-func stackText(frames []enrich.Frame) string {
+func stackText(frames []symbolize.Frame) string {
 	if len(frames) == 0 {
 		return "unknown code"
 	}
@@ -77,7 +77,7 @@ func stackText(frames []enrich.Frame) string {
 // isPlumbing tells of what lies between a program and the kernel and says nothing
 // of the program: the C library, and Go's standard library on the way to connect
 // and accept.
-func isPlumbing(f enrich.Frame) bool {
+func isPlumbing(f symbolize.Frame) bool {
 	if f.Function == "" {
 		return strings.HasPrefix(f.Module, "libc.") || strings.HasPrefix(f.Module, "libc-") ||
 			strings.HasPrefix(f.Module, "ld-") || strings.HasPrefix(f.Module, "libpthread")

@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tcptrace/tcptrace/internal/test/need"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -27,7 +29,7 @@ type leakNet struct{ t *testing.T }
 
 func newLeakNet(t *testing.T) *leakNet {
 	t.Helper()
-	needKernel(t)
+	need.Kernel(t)
 	runtime.LockOSThread() // never unlocked: the thread ends with the test
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		t.Fatalf("make a network namespace: %v", err)
@@ -149,16 +151,6 @@ func (g *leakGroup) opened(t *testing.T, function, source, text string) {
 	t.Errorf("%s: no stack has %s at %s:%d: %+v", g.Comm, function, source, line, g.Stacks)
 }
 
-func needKernel(t *testing.T) {
-	t.Helper()
-	if os.Getenv("TCPTRACE_TEST_KERNEL") == "0" {
-		t.Skip("TCPTRACE_TEST_KERNEL=0: the tests that trace this kernel are not wanted")
-	}
-	if os.Geteuid() != 0 {
-		t.Fatal("tracing needs root: run 'make test', or set TCPTRACE_TEST_KERNEL=0 to go without")
-	}
-}
-
 // build makes a program of the repository.
 func (n *leakNet) build(name string, source ...string) string {
 	n.t.Helper()
@@ -208,7 +200,7 @@ func (n *leakNet) visit(port string) {
 // does not, and expects each to be found out, also what it leaked before the look.
 func TestLeakingPrograms(t *testing.T) {
 	n := newLeakNet(t)
-	leaky, server := n.build("leaky", "../../internal/rig/leaky"), n.build("server", "testdata/leaky/server.c")
+	leaky, server := n.build("leaky", "../../internal/test/rig/leaky"), n.build("server", "testdata/leaky/server.c")
 
 	client, said := n.start(leaky, "-rate", "5")
 	clientSince := time.Now()
@@ -305,7 +297,7 @@ func TestLeakingPrograms(t *testing.T) {
 		}
 	}
 	g := groups[client.Process.Pid]
-	g.opened(t, "main.dial", "../../internal/rig/leaky/main.go", "return dialer.DialContext(")
+	g.opened(t, "main.dial", "../../internal/test/rig/leaky/main.go", "return dialer.DialContext(")
 	g = groups[serverCmd.Process.Pid]
 	g.opened(t, "take", "testdata/leaky/server.c", "int fd = accept(")
 }
@@ -343,7 +335,7 @@ func busy() {
 }
 
 // leak holds one socket whose peer has said hello and closed.
-func leak() {
+func leakSome() {
 	listener := must(net.Listen("tcp4", "127.0.0.1:0"))
 	client := must(net.Dial("tcp4", listener.Addr().String()))
 	server := must(listener.Accept())
@@ -360,7 +352,7 @@ func leak() {
 // double it.
 func TestLeaksOfMany(t *testing.T) {
 	n := newLeakNet(t)
-	churn := n.build("churn", "../../internal/rig/churn/churn.c")
+	churn := n.build("churn", "../../internal/test/rig/churn/churn.c")
 	// The other ends are to be gone, as those on other hosts are.
 	if err := os.WriteFile("/proc/sys/net/ipv4/tcp_fin_timeout", []byte("1"), 0); err != nil {
 		t.Fatal(err)

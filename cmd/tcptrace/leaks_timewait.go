@@ -5,6 +5,7 @@ import (
 	"io"
 	"strconv"
 
+	"github.com/tcptrace/tcptrace/internal/leak"
 	"github.com/tcptrace/tcptrace/internal/output"
 	"github.com/tcptrace/tcptrace/internal/probe"
 	"github.com/tcptrace/tcptrace/internal/tcp"
@@ -14,16 +15,16 @@ import (
 type timeWaitView struct {
 	cmd    *leaksCmd
 	probe  *probe.Probe // nil: a recording
-	table  *tcp.TimeWaitTable
+	table  *leak.TimeWaitTable
 	first  uint64
 	now    uint64
-	groups []*tcp.TimeWaitGroup
+	groups []*leak.TimeWaitGroup
 	ports  map[uint32]int // size of the port range by namespace, read once per refresh; 0: not known
 	lost   uint64
 }
 
 func newTimeWaitView(c *leaksCmd, p *probe.Probe, first uint64) *timeWaitView {
-	return &timeWaitView{cmd: c, probe: p, first: first, table: tcp.NewTimeWaitTable(first)}
+	return &timeWaitView{cmd: c, probe: p, first: first, table: leak.NewTimeWaitTable(first)}
 }
 
 func (v *timeWaitView) event(e *tcp.Event) {
@@ -69,7 +70,7 @@ func (v *timeWaitView) title() string {
 		lost = fmt.Sprintf("; %d events lost, so rates are too low", v.lost)
 	}
 	return fmt.Sprintf("TIME_WAIT: %s, %s; watched %s%s", counted(sockets, "socket"), counted(len(v.groups), "destination"),
-		tcp.Span(v.now-v.first), lost)
+		leak.Span(v.now-v.first), lost)
 }
 
 const timeWaitColumns = "%-15s %-5s %-21s %7s %8s %8s %9s %9s %9s %9s\n"
@@ -88,7 +89,7 @@ func (v *timeWaitView) report(w io.Writer, top int) {
 	}
 }
 
-func (v *timeWaitView) group(w io.Writer, g *tcp.TimeWaitGroup) {
+func (v *timeWaitView) group(w io.Writer, g *leak.TimeWaitGroup) {
 	share, rate := "-", "-"
 	if s, known := v.share(g); known {
 		share = fmt.Sprintf("%.1f%%", 100*s)
@@ -107,7 +108,7 @@ func (v *timeWaitView) group(w io.Writer, g *tcp.TimeWaitGroup) {
 
 // share is how much of the port range the group occupies; false: it takes none, as
 // a server, or that is not known.
-func (v *timeWaitView) share(g *tcp.TimeWaitGroup) (float64, bool) {
+func (v *timeWaitView) share(g *leak.TimeWaitGroup) (float64, bool) {
 	ports := v.portsOf(g.NetNS)
 	if ports == 0 || g.LocalPort != 0 {
 		return 0, false
@@ -116,7 +117,7 @@ func (v *timeWaitView) share(g *tcp.TimeWaitGroup) (float64, bool) {
 }
 
 // exhausts reports whether the group uses up its port range, at the rate seen.
-func (v *timeWaitView) exhausts(g *tcp.TimeWaitGroup) bool {
+func (v *timeWaitView) exhausts(g *leak.TimeWaitGroup) bool {
 	ports := v.portsOf(g.NetNS)
 	if ports == 0 || g.LocalPort != 0 {
 		return false
@@ -125,7 +126,7 @@ func (v *timeWaitView) exhausts(g *tcp.TimeWaitGroup) bool {
 	return g.Count >= ports || known && settles > float64(ports)
 }
 
-func (v *timeWaitView) diagnosis(g *tcp.TimeWaitGroup) string {
+func (v *timeWaitView) diagnosis(g *leak.TimeWaitGroup) string {
 	ports, settles, known := v.portsOf(g.NetNS), 0.0, false
 	if settles, known = g.Settles(); g.LocalPort != 0 {
 		return "A server that closes first: it takes memory, no ports."
@@ -137,7 +138,7 @@ func (v *timeWaitView) diagnosis(g *tcp.TimeWaitGroup) string {
 	case g.Count >= ports:
 		return fmt.Sprintf("All %d local ports are taken: connect() fails with EADDRNOTAVAIL or has to reuse.", ports)
 	case runsOut:
-		return fmt.Sprintf("At this rate the %d local ports run out in %s: keep connections open and use them again.", ports, tcp.Span(left))
+		return fmt.Sprintf("At this rate the %d local ports run out in %s: keep connections open and use them again.", ports, leak.Span(left))
 	case !known:
 		return "Watch for longer to see the rate."
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/tcptrace/tcptrace/internal/enrich"
+	"github.com/tcptrace/tcptrace/internal/leak"
 	"github.com/tcptrace/tcptrace/internal/output"
 	"github.com/tcptrace/tcptrace/internal/probe"
 	"github.com/tcptrace/tcptrace/internal/tcp"
@@ -21,23 +22,23 @@ const stackLines = 3
 // leakView shows groups of sockets that are in a state for too long.
 type leakView struct {
 	cmd    *leaksCmd
-	table  *tcp.LeakTable
+	table  *leak.LeakTable
 	stacks *stackReader // nil: not wanted, or a recording
 	now    uint64
 	first  uint64
-	groups []*tcp.LeakGroup
+	groups []*leak.LeakGroup
 	files  map[uint32]enrich.Files // by process, read once per refresh
 	growth map[uint32]float64      // of all groups of a process, per minute
-	target func(*tcp.LeakGroup, *tcp.Event)
+	target func(*leak.LeakGroup, *tcp.Event)
 	live   bool
 }
 
 func newLeakView(c *leaksCmd, p *probe.Probe) *leakView {
-	by := tcp.ByOwner
+	by := leak.ByOwner
 	if c.By != nil {
-		by = tcp.LeakBy(*c.By)
+		by = leak.LeakBy(*c.By)
 	}
-	v := &leakView{cmd: c, live: p != nil, table: tcp.NewLeakTable(tcp.LeakRule{
+	v := &leakView{cmd: c, live: p != nil, table: leak.NewLeakTable(leak.LeakRule{
 		State: c.State.State(), OlderThan: uint64(c.OlderThan), By: by, NoQueues: p == nil,
 	})}
 	if p != nil && c.Stacks {
@@ -89,12 +90,12 @@ func (v *leakView) title() string {
 	sockets, leaks := v.table.Unplaced(), 0
 	for _, g := range v.groups {
 		sockets += g.Count
-		if g.Verdict == tcp.Leak {
+		if g.Verdict == leak.Leak {
 			leaks++
 		}
 	}
-	return fmt.Sprintf("%s for %s or longer: %s, %s, %s; watched %s", v.cmd.State.State(), tcp.Span(uint64(v.cmd.OlderThan)),
-		counted(sockets, "socket"), counted(len(v.groups), "group"), leaking(leaks), tcp.Span(v.now-v.first))
+	return fmt.Sprintf("%s for %s or longer: %s, %s, %s; watched %s", v.cmd.State.State(), leak.Span(uint64(v.cmd.OlderThan)),
+		counted(sockets, "socket"), counted(len(v.groups), "group"), leaking(leaks), leak.Span(v.now-v.first))
 }
 
 func leaking(n int) string {
@@ -139,7 +140,7 @@ func (v *leakView) report(w io.Writer, top int) {
 	}
 }
 
-func (v *leakView) group(w io.Writer, g *tcp.LeakGroup) {
+func (v *leakView) group(w io.Writer, g *leak.LeakGroup) {
 	files, known := v.filesOf(g.PID)
 	use := "-"
 	if known {
@@ -147,13 +148,13 @@ func (v *leakView) group(w io.Writer, g *tcp.LeakGroup) {
 	}
 	fmt.Fprintf(w, leakColumns,
 		dash(g.PID), visible(g.Comm, 15), remoteText(g.Remote), dash(uint32(g.LocalPort)), strconv.Itoa(g.Count),
-		oldest(g), tcp.Span(g.Median), perMinute(g), use, g.Verdict, fdText(g))
+		oldest(g), leak.Span(g.Median), perMinute(g), use, g.Verdict, fdText(g))
 	fmt.Fprintf(w, indent+"%s\n", g.Diagnosis())
 	if g.Container != "" {
 		fmt.Fprintf(w, indent+"Container %s.\n", visible(g.Container, 64))
 	}
 	if left, ok := v.left(g); ok {
-		fmt.Fprintf(w, indent+"At this growth its limit of %d open files is reached in %s.\n", files.Limit, tcp.Span(left))
+		fmt.Fprintf(w, indent+"At this growth its limit of %d open files is reached in %s.\n", files.Limit, leak.Span(left))
 	}
 	for i, s := range g.Stacks {
 		if v.stacks == nil || i == stackLines {
@@ -165,10 +166,10 @@ func (v *leakView) group(w io.Writer, g *tcp.LeakGroup) {
 
 // left is the time until the process of the group runs out of file descriptors, at
 // the growth of all its groups, in ns.
-func (v *leakView) left(g *tcp.LeakGroup) (uint64, bool) {
+func (v *leakView) left(g *leak.LeakGroup) (uint64, bool) {
 	files, known := v.filesOf(g.PID)
 	rate := v.growth[g.PID]
-	if !known || files.Limit == math.MaxUint64 || !g.GrowthKnown || g.Verdict != tcp.Leak || rate <= 0 {
+	if !known || files.Limit == math.MaxUint64 || !g.GrowthKnown || g.Verdict != leak.Leak || rate <= 0 {
 		return 0, false
 	}
 	free := files.Limit - min(files.Open, files.Limit)
@@ -211,14 +212,14 @@ func remoteText(remote netip.AddrPort) string {
 	return remote.String()
 }
 
-func oldest(g *tcp.LeakGroup) string {
+func oldest(g *leak.LeakGroup) string {
 	if g.AtLeast {
-		return ">=" + tcp.Span(g.Oldest)
+		return ">=" + leak.Span(g.Oldest)
 	}
-	return tcp.Span(g.Oldest)
+	return leak.Span(g.Oldest)
 }
 
-func perMinute(g *tcp.LeakGroup) string {
+func perMinute(g *leak.LeakGroup) string {
 	if !g.GrowthKnown {
 		return "-"
 	}
@@ -232,7 +233,7 @@ func limitText(limit uint64) string {
 	return strconv.FormatUint(limit, 10)
 }
 
-func fdText(g *tcp.LeakGroup) string {
+func fdText(g *leak.LeakGroup) string {
 	if len(g.FDs) == 0 {
 		return "-"
 	}
@@ -256,7 +257,7 @@ func (v *leakView) findings() (lines []string) {
 		why := ""
 		switch {
 		case v.cmd.MaxCount == nil && v.cmd.MaxGrowth == nil:
-			if g.Verdict == tcp.Leak {
+			if g.Verdict == leak.Leak {
 				why = "leak"
 			}
 		case v.cmd.MaxCount != nil && g.Count > int(*v.cmd.MaxCount):

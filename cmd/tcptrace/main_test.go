@@ -9,13 +9,15 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tcptrace/tcptrace/internal/test/need"
+
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
 // TestMain lets the scripts call tcptrace, and something to trace, as programs:
 // the test binary is both.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"tcptrace": main, "connect": connect, "busy": busy, "leak": leak})
+	testscript.Main(m, map[string]func(){"tcptrace": main, "connect": connect, "busy": busy, "leak": leakSome})
 }
 
 // connect connects to itself and closes, the client first. Before it closes it
@@ -53,12 +55,7 @@ func TestScripts(t *testing.T) {
 // TestLive holds those that need one. It fails where it cannot run, so that
 // nobody takes its silence for a success.
 func TestLive(t *testing.T) {
-	if os.Getenv("TCPTRACE_TEST_KERNEL") == "0" {
-		t.Skip("TCPTRACE_TEST_KERNEL=0: the tests that trace this kernel are not wanted")
-	}
-	if os.Geteuid() != 0 {
-		t.Fatal("tracing needs root: run 'make test', or set TCPTRACE_TEST_KERNEL=0 to go without")
-	}
+	need.Kernel(t)
 	testscript.Run(t, testscript.Params{Dir: "testdata/live"})
 }
 

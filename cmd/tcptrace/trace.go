@@ -15,6 +15,7 @@ import (
 	"github.com/tcptrace/tcptrace/internal/enrich"
 	"github.com/tcptrace/tcptrace/internal/output"
 	"github.com/tcptrace/tcptrace/internal/probe"
+	"github.com/tcptrace/tcptrace/internal/recording"
 )
 
 // traceCmd streams state changes, of the live kernel or of a recording.
@@ -118,7 +119,7 @@ func (c *traceCmd) replay(e *env, s *stream) error {
 		defer f.Close()
 		in, name = f, *c.Read
 	}
-	s.source, s.span = output.NewReader(in, name), uint64(c.Duration)
+	s.source, s.span = recording.NewReader(in, name), uint64(c.Duration)
 	err := s.run()
 	if s.lost != 0 && !errors.Is(err, syscall.EPIPE) {
 		fmt.Fprintf(e.stderr, "tcptrace: %d events were lost when this was recorded\n", s.lost)

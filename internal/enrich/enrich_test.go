@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tcptrace/tcptrace/internal/test/need"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/tcptrace/tcptrace/internal/tcp"
@@ -312,7 +314,7 @@ func TestCachesAreBounded(t *testing.T) {
 
 // TestLiveTree asks the running kernel, by handle and by walk.
 func TestLiveTree(t *testing.T) {
-	needRoot(t)
+	need.Kernel(t)
 	byHandle := New("/proc", "")
 	if byHandle.cgroup2.at == "" {
 		t.Fatal("no cgroup v2 file system is mounted")
@@ -375,17 +377,5 @@ func BenchmarkFill(b *testing.B) {
 	for b.Loop() {
 		ev.Cgroup = ""
 		e.Fill(&ev)
-	}
-}
-
-// needRoot fails a test that needs root and has it not, unless it was left out on
-// purpose.
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Getenv("TCPTRACE_TEST_KERNEL") == "0" {
-		t.Skip("TCPTRACE_TEST_KERNEL=0: tests that need root were not asked for")
-	}
-	if os.Geteuid() != 0 {
-		t.Fatal("this test needs root: run it as root, or set TCPTRACE_TEST_KERNEL=0 to leave it out")
 	}
 }

@@ -6,8 +6,9 @@ import (
 	"strconv"
 	"syscall"
 
-	"github.com/tcptrace/tcptrace/internal/tcp"
 	"golang.org/x/sys/unix"
+
+	"github.com/tcptrace/tcptrace/internal/tcp"
 )
 
 // column is one thing that can be told of an event, on the terminal and in CSV.
@@ -52,7 +53,7 @@ func (p *pen) table() []column {
 
 func (p *pen) whenColumns() []column {
 	return []column{
-		{title: "TYPE", on: all, text: func(e *tcp.Event) (string, bool) { return kindNames[e.Kind], true }},
+		{title: "TYPE", on: all, text: func(e *tcp.Event) (string, bool) { return e.Kind.String(), true }},
 		{title: "TIME", width: 8, on: all, append: p.wallClock},
 		{title: "TIME(s)", width: 12, on: all, append: p.seconds},
 	}
@@ -63,7 +64,7 @@ var socketColumns = []column{
 	{title: "SKADDR", width: 18, on: sockets, append: skaddr},
 	{title: "NETNS", width: 10, on: sockets, number: func(e *tcp.Event) (uint64, bool) { return uint64(e.NetNS), e.NetNS != 0 }},
 	{title: "IP", width: 2, on: sockets, append: ipVersion},
-	{title: "PROTO", width: 5, on: sockets, text: protocol},
+	{title: "PROTO", width: 5, on: sockets, text: func(e *tcp.Event) (string, bool) { return e.Protocol(), true }},
 	{title: "LADDR", width: 15, wide: 39, on: sockets, append: func(b []byte, e *tcp.Event) []byte { return e.Local.Addr().AppendTo(b) }},
 	{title: "LPORT", width: 5, on: sockets, number: func(e *tcp.Event) (uint64, bool) { return uint64(e.Local.Port()), true }},
 	{title: "RADDR", width: 15, wide: 39, on: sockets, append: func(b []byte, e *tcp.Event) []byte { return e.Remote.Addr().AppendTo(b) }},
@@ -131,23 +132,8 @@ func skaddr(b []byte, e *tcp.Event) []byte {
 	return strconv.AppendUint(append(b, "0x"...), e.SkAddr, 16)
 }
 
-func family(e *tcp.Event) (string, bool) {
-	if e.Local.Addr().Is4() {
-		return ipv4, true
-	}
-	return ipv6, e.Local.IsValid()
-}
-
 func ipVersion(b []byte, e *tcp.Event) []byte {
-	name, _ := family(e)
-	return append(b, name[len("ipv"):]...)
-}
-
-func protocol(e *tcp.Event) (string, bool) {
-	if e.MPTCP {
-		return protoMPTCP, true
-	}
-	return protoTCP, true
+	return append(b, e.Family()[len("ipv"):]...)
 }
 
 // endpoint prints a port that is not chosen yet, or any port, as ss does: "*".

@@ -102,3 +102,17 @@ func actsOnTerminal(r rune) bool {
 }
 
 const hexDigits = "0123456789abcdef"
+
+// Visible returns s so that a terminal shows it and acts on none of it.
+func Visible(s string) string {
+	return string(appendVisible(nil, s, 4*len(s)+16))
+}
+
+// Text is a string that is written to JSON as the events' strings are: nothing in
+// it acts on a terminal either.
+type Text string
+
+// MarshalJSON never fails.
+func (t Text) MarshalJSON() ([]byte, error) {
+	return append(appendJSON([]byte{'"'}, string(t)), '"'), nil
+}

@@ -18,18 +18,6 @@ type JSON struct {
 	utc clock
 }
 
-// schemaVersion is the field v. It rises when the meaning of a field changes, not
-// when a field is added.
-const schemaVersion = 1
-
-// What the fields type, family and protocol hold.
-const (
-	ipv4, ipv6           = "ipv4", "ipv6"
-	protoTCP, protoMPTCP = "tcp", "mptcp"
-)
-
-var kindNames = [...]string{tcp.Transition: "transition", tcp.Socket: "socket", tcp.Lost: "lost"}
-
 // NewJSON returns a writer of JSON lines to w.
 func NewJSON(w io.Writer) *JSON {
 	return &JSON{newBuffer(w), clock{layout: "2006-01-02T15:04:05", zone: time.UTC}}
@@ -41,8 +29,8 @@ func (j *JSON) Write(e *tcp.Event) error {
 	if err := checkKind(e.Kind); err != nil {
 		return err
 	}
-	b := strconv.AppendUint(append(j.lines, `{"v":`...), schemaVersion, 10)
-	b = append(append(b, `,"type":"`...), kindNames[e.Kind]...)
+	b := strconv.AppendUint(append(j.lines, `{"v":`...), tcp.SchemaVersion, 10)
+	b = append(append(b, `,"type":"`...), e.Kind.String()...)
 	b = j.appendTime(append(b, `","time":"`...), e)
 	if e.Kind == tcp.Lost {
 		b = strconv.AppendUint(append(b, `,"events":`...), e.Lost, 10)
@@ -70,11 +58,10 @@ func appendSocket(b []byte, e *tcp.Event) []byte {
 	if e.NetNS != 0 {
 		b = strconv.AppendUint(append(b, `,"netns":`...), uint64(e.NetNS), 10)
 	}
-	if name, ok := family(e); ok {
-		b = appendWord(append(b, `,"family":"`...), name)
+	if family := e.Family(); family != "" {
+		b = appendWord(append(b, `,"family":"`...), family)
 	}
-	name, _ := protocol(e)
-	b = appendWord(append(b, `,"protocol":"`...), name)
+	b = appendWord(append(b, `,"protocol":"`...), e.Protocol())
 	if e.Local.IsValid() {
 		b = append(e.Local.Addr().AppendTo(append(b, `,"laddr":"`...)), '"')
 	}

@@ -7,6 +7,8 @@ import (
 	"runtime"
 	"testing"
 
+	"github.com/tcptrace/tcptrace/internal/test/need"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/tcptrace/tcptrace/internal/probe"
@@ -16,7 +18,7 @@ import (
 // TestDestroy closes a socket by its cookie, and not the one that has taken over its
 // addresses meanwhile.
 func TestDestroy(t *testing.T) {
-	needRoot(t)
+	need.Kernel(t)
 	runtime.LockOSThread() // the thread ends with the test, and its namespace too
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		t.Fatal(err)

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/tcptrace/tcptrace/internal/test/need"
 )
 
 // Each program belongs to one hook, so that none is loaded twice or forgotten.
@@ -68,9 +70,7 @@ func TestWrongConfigIsRefused(t *testing.T) {
 
 // The types of our own programs are well-formed, but not those of the kernel.
 func TestTypesOfAnotherKernelAreRefused(t *testing.T) {
-	if os.Getenv("TCPTRACE_TEST_KERNEL") == "0" {
-		t.Skip("TCPTRACE_TEST_KERNEL=0: the kernel is not to be asked for its types")
-	}
+	need.Kernel(t)
 	path := filepath.Join(t.TempDir(), "types")
 	if err := os.WriteFile(path, _BpfBytes, 0o600); err != nil {
 		t.Fatal(err)

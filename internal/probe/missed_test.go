@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tcptrace/tcptrace/internal/test/need"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/tcptrace/tcptrace/internal/probe"
@@ -13,7 +15,7 @@ import (
 // A change that the kernel kept from us is counted when the socket changes again, and
 // no duration is made up of what was not seen.
 func TestMissedTransition(t *testing.T) {
-	needRoot(t)
+	need.Kernel(t)
 	err := onOwnThread(func() {
 		p := must(probe.Open(probe.Config{OwnerRefresh: -1}))
 		defer p.Close()
@@ -58,7 +60,7 @@ func TestMissedTransition(t *testing.T) {
 // What is remembered of a socket whose end was not seen is not said of the next one at
 // its address, and TrackedSockets does not show it.
 func TestMissedEnd(t *testing.T) {
-	needRoot(t)
+	need.Kernel(t)
 	err := onOwnThread(func() {
 		p := must(probe.Open(probe.Config{OwnerRefresh: -1, KernelAddr: true, Tracked: true}))
 		defer p.Close()

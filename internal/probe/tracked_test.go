@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tcptrace/tcptrace/internal/test/need"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/tcptrace/tcptrace/internal/probe"
@@ -19,7 +21,7 @@ import (
 // TrackedSockets shows a socket that Seed has shown already, with the age that the trace
 // knows, and with the code that opened it.
 func TestTrackedSockets(t *testing.T) {
-	needRoot(t)
+	need.Kernel(t)
 	p, err := probe.Open(probe.Config{Tracked: true, Stacks: true, OwnerRefresh: -1})
 	if err != nil {
 		t.Fatal(err)
@@ -73,7 +75,7 @@ func findRow(t *testing.T, p *probe.Probe, state tcp.State, cookie uint64) (foun
 
 // The stack of connect() leads here.
 func TestStack(t *testing.T) {
-	needRoot(t)
+	need.Kernel(t)
 	p, err := probe.Open(probe.Config{Stacks: true, OwnerRefresh: -1})
 	if err != nil {
 		t.Fatal(err)
@@ -117,7 +119,7 @@ func TestStack(t *testing.T) {
 
 // A deadline ends a Read that has nothing to tell, and leaves the probe usable.
 func TestReadDeadline(t *testing.T) {
-	needRoot(t)
+	need.Kernel(t)
 	p, err := probe.Open(probe.Config{NetNS: 1, OwnerRefresh: -1}) // no such namespace: silence
 	if err != nil {
 		t.Fatal(err)
@@ -135,7 +137,7 @@ func TestReadDeadline(t *testing.T) {
 // Seed has one row for each socket of each kind, also where the kernel's page for rows
 // is full in the middle of them.
 func TestSeedIsComplete(t *testing.T) {
-	needRoot(t)
+	need.Kernel(t)
 	const each = 500 // some 195 rows fill a page
 	report(t, onOwnThread(func() {
 		plain, deferring := listenOnLoopback(), listenOnLoopback()

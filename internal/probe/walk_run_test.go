@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tcptrace/tcptrace/internal/test/need"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/tcptrace/tcptrace/internal/probe"
@@ -45,7 +47,7 @@ func TestMain(m *testing.M) {
 }
 
 func TestWalk(t *testing.T) {
-	needRoot(t)
+	need.Kernel(t)
 	w, err := openWalk(probe.Config{
 		RingBytes:    32 << 20, // room for what else runs on the machine
 		OwnerRefresh: -1,       // so that owners depend on the events alone
@@ -98,17 +100,6 @@ var groups = []struct {
 	{"owners", ownerScenarios},
 	{"seeding", seedScenarios},
 	{"TIME_WAIT", timeWaitScenarios},
-}
-
-// needRoot keeps a run that cannot trace from looking like one that passed.
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Getenv("TCPTRACE_TEST_KERNEL") == "0" {
-		t.Skip("TCPTRACE_TEST_KERNEL=0: tests that need the kernel were not asked for")
-	}
-	if os.Geteuid() != 0 {
-		t.Fatal("this test loads programs into the kernel: run it as root, or set TCPTRACE_TEST_KERNEL=0 to leave it out")
-	}
 }
 
 func report(t *testing.T, err error) {

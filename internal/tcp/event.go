@@ -4,7 +4,12 @@
 // treated alike.
 package tcp
 
-import "net/netip"
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
 
 // Kind says what an Event tells.
 type Kind uint8
@@ -15,6 +20,54 @@ const (
 	Socket                 // a socket that exists: it is in New
 	Lost                   // Lost events are missing here
 )
+
+var kindNames = [...]string{Transition: "transition", Socket: "socket", Lost: "lost"}
+
+// String returns the name as in the JSON field type; for a number that is not a Kind it
+// returns "kind(N)".
+func (k Kind) String() string {
+	if int(k) < len(kindNames) {
+		return kindNames[k]
+	}
+	return fmt.Sprintf("kind(%d)", uint8(k))
+}
+
+// ParseKind understands what String returns.
+func ParseKind(name string) (Kind, error) {
+	if i := slices.Index(kindNames[:], name); i >= 0 {
+		return Kind(i), nil
+	}
+	return 0, fmt.Errorf("unknown type %q: the types are %s", name, strings.Join(kindNames[:], ", "))
+}
+
+// SchemaVersion is the field v of JSON. It rises when the meaning of a field changes,
+// not when a field is added.
+const SchemaVersion = 1
+
+// What the JSON fields family and protocol hold.
+const (
+	IPv4, IPv6           = "ipv4", "ipv6"
+	ProtoTCP, ProtoMPTCP = "tcp", "mptcp"
+)
+
+// Family returns IPv4 or IPv6, empty where no address is known.
+func (e *Event) Family() string {
+	switch {
+	case e.Local.Addr().Is4():
+		return IPv4
+	case e.Local.IsValid():
+		return IPv6
+	}
+	return ""
+}
+
+// Protocol returns ProtoTCP, or ProtoMPTCP for a subflow of an MPTCP connection.
+func (e *Event) Protocol() string {
+	if e.MPTCP {
+		return ProtoMPTCP
+	}
+	return ProtoTCP
+}
 
 // DurationKind says how well Event.Duration is known. Empty means that a
 // duration does not apply, as for the first transition of a new socket.

@@ -1,0 +1,251 @@
+package symbolize
+
+import (
+	"fmt"
+	"path"
+	"time"
+)
+
+// The bounds of a Symbolizer. Beside them it holds what it knows of a process,
+// 100 bytes for each of its libraries, and what a file costs, some 500 bytes and
+// an open descriptor, or two with a debug file.
+const (
+	maxProcesses = 4096
+	maxFiles     = 1024
+	maxFrames    = 16384 // addresses whose answer is kept
+	maxTables    = 16    // symbol tables in memory: of maxSymbols times 16 bytes at most, 8 MiB
+	maxLines     = 1     // file whose line tables are in memory, of maxLineBytes and 32 MiB of index at most
+)
+
+// Symbolizer names the code that addresses of user space belong to. Of Go
+// programs, stripped or not, it reads the tables of the Go runtime, of others the
+// ELF symbols and the DWARF line tables, their own or those of a debug file that
+// they name. It reads files of the processes themselves and trusts none of them;
+// the strings that it returns are theirs and must be escaped before a terminal
+// sees them. It names neither code compiled at run time nor ELF files of 32 bits
+// or of big-endian machines, and does not undo the inlining of C, C++ and Rust.
+//
+// It belongs to one goroutine. What it remembers is bounded: 1024 files and 4096
+// processes, the ones used last, in at most 128 MiB of symbols and 160 MiB of
+// line tables, where a few MiB are usual.
+type Symbolizer struct {
+	procRoot  string
+	processes cache[uint32, *process]
+	files     cache[fileKey, *object]
+	tables    cache[*table, []symbol]
+	lines     cache[*object, *lineTable]
+	frames    map[frameKey][]Frame
+}
+
+type frameKey struct {
+	file   fileKey
+	offset uint64
+}
+
+// Frame is one function call of a stack, with as much as could be found out.
+type Frame struct {
+	Function string // as the language writes it, without parameters; "" if unknown
+	File     string // of the source, as the compiler was told; "" if unknown
+	Line     int    // of the call; 0 if unknown
+	Module   string // the base name of the file mapped there; "" if none is
+	// Offset is where the call returns to: the virtual address in Module, as
+	// addr2line(1) takes it, or the offset in that file if it cannot be read, or
+	// the address itself without Module.
+	Offset uint64
+}
+
+// String tells the most that is known on one line: "main.fetch at client.go:42",
+// "connect in libc.so.6", "libc.so.6+0x1234" or "0x7f0012345678".
+func (f Frame) String() string {
+	switch {
+	case f.Function != "" && f.Line > 0:
+		return fmt.Sprintf("%s at %s:%d", f.Function, path.Base(f.File), f.Line)
+	case f.Function != "" && f.Module != "":
+		return f.Function + " in " + f.Module
+	case f.Function != "":
+		return f.Function
+	case f.Module != "":
+		return fmt.Sprintf("%s+%#x", f.Module, f.Offset)
+	}
+	return fmt.Sprintf("%#x", f.Offset)
+}
+
+// NewSymbolizer returns a Symbolizer that reads processes below procRoot
+// ("/proc"). To read those of others takes CAP_SYS_PTRACE; with
+// CAP_CHECKPOINT_RESTORE too, it finds files that were removed since they were
+// mapped.
+func NewSymbolizer(procRoot string) *Symbolizer {
+	return &Symbolizer{
+		procRoot:  procRoot,
+		processes: newCache[uint32](maxProcesses, func(*process) {}),
+		files:     newCache[fileKey](maxFiles, (*object).close),
+		tables:    newCache[*table](maxTables, func([]symbol) {}),
+		lines:     newCache[*object](maxLines, func(*lineTable) {}),
+		frames:    make(map[frameKey][]Frame),
+	}
+}
+
+// Remember reads which files a process has mapped and opens them, so that its
+// stacks can be named when it has exited. It is to be called while the process
+// lives, and again whenever it is seen: a process that is known costs nothing for
+// a second, then one look whether it is still the same. A process that cannot be
+// read is left out.
+func (s *Symbolizer) Remember(pid uint32) {
+	now := time.Now()
+	p := s.processes.get(pid)
+	if p != nil && now.Sub(p.checked) < recheck {
+		return
+	}
+	identity, err := s.identity(pid)
+	switch {
+	case err != nil: // it has exited; what was known stays
+	case p != nil && p.identity == identity:
+		p.checked = now
+	default:
+		s.processes.put(pid, &process{identity, now, now, s.readMaps(pid)})
+	}
+}
+
+// Symbolize names the addresses of a stack, innermost first: one Frame for each
+// address and one more for each Go call that the compiler inlined there.
+//
+// Every address is taken for one that a call returns to, and its call looked for
+// in the byte before: the next instruction may belong to another line, or to
+// another function if the call never returns. That holds for the innermost
+// address too, as the stacks are taken in system calls: it follows the
+// instruction that entered the kernel.
+//
+// A process that Remember does not know is looked at now. One that it knows keeps
+// its pid here, even if a stranger got it meanwhile, until Remember meets the
+// stranger.
+func (s *Symbolizer) Symbolize(pid uint32, addrs []uint64) []Frame {
+	p := s.processes.get(pid)
+	if p == nil {
+		s.Remember(pid)
+		if p = s.processes.get(pid); p == nil {
+			p = new(process)
+		}
+	}
+	frames := make([]Frame, 0, len(addrs)+8)
+	for _, addr := range addrs {
+		frames = append(frames, s.name(pid, p, addr)...)
+	}
+	return frames
+}
+
+func (s *Symbolizer) name(pid uint32, p *process, addr uint64) []Frame {
+	m, o := s.locate(p, addr-1)
+	if m == nil || o == nil && m.file != (fileKey{}) {
+		s.refresh(pid, p)
+		m, o = s.locate(p, addr-1)
+	}
+	if m == nil || m.path == "" {
+		return []Frame{{Offset: addr}}
+	}
+	offset := addr - m.start + m.offset
+	if o == nil {
+		return []Frame{{Module: path.Base(m.path), Offset: offset}}
+	}
+	key := frameKey{m.file, offset}
+	if known, ok := s.frames[key]; ok {
+		return known
+	}
+	found := s.lookUp(o, offset)
+	for i := range found {
+		found[i].Module = path.Base(m.path)
+	}
+	if len(s.frames) >= maxFrames {
+		clear(s.frames) // what is still in use comes back at the cost of a look-up
+	}
+	s.frames[key] = found
+	return found
+}
+
+// locate returns the mapping that holds an address and its file, each nil if it
+// is not known.
+func (s *Symbolizer) locate(p *process, addr uint64) (*mapping, *object) {
+	m := p.find(addr)
+	if m == nil {
+		return nil, nil
+	}
+	return m, s.files.get(m.file)
+}
+
+// refresh reads the mappings of a process again, for it may have loaded another
+// library since. It does so once a second and if the process is still the same.
+func (s *Symbolizer) refresh(pid uint32, p *process) {
+	now := time.Now()
+	if now.Sub(p.read) < recheck || p.identity == "" {
+		return
+	}
+	p.read = now
+	if identity, err := s.identity(pid); err == nil && identity == p.identity {
+		if maps := s.readMaps(pid); len(maps) > 0 {
+			p.maps = maps
+		}
+	}
+}
+
+// lookUp names the call that returns to an offset of a file.
+func (s *Symbolizer) lookUp(o *object, offset uint64) []Frame {
+	vaddr, ok := o.vaddr(offset - 1)
+	if !ok {
+		return []Frame{{Offset: offset}}
+	}
+	frames := o.goFrames(vaddr)
+	if frames == nil {
+		frames = []Frame{{Function: s.symbol(o, vaddr)}}
+		frames[0].File, frames[0].Line = s.line(o, vaddr)
+	}
+	for i := range frames {
+		frames[i].Offset = vaddr + 1
+	}
+	return frames
+}
+
+// cache keeps the max values that were used last. Those that have to go are
+// handed to drop.
+type cache[K comparable, V any] struct {
+	max   int
+	drop  func(V)
+	clock uint64
+	slots map[K]*slot[V]
+}
+
+type slot[V any] struct {
+	value V
+	used  uint64
+}
+
+func newCache[K comparable, V any](max int, drop func(V)) cache[K, V] {
+	return cache[K, V]{max: max, drop: drop, slots: make(map[K]*slot[V])}
+}
+
+// get returns the zero value for what is not there.
+func (c *cache[K, V]) get(key K) (v V) {
+	if found := c.slots[key]; found != nil {
+		c.clock++
+		found.used = c.clock
+		return found.value
+	}
+	return v
+}
+
+// put adds a value, or replaces the one of the key.
+func (c *cache[K, V]) put(key K, value V) {
+	old, replaced := c.slots[key]
+	if !replaced && len(c.slots) >= c.max {
+		var oldest K
+		for k, candidate := range c.slots {
+			if old == nil || candidate.used < old.used {
+				oldest, old = k, candidate
+			}
+		}
+		delete(c.slots, oldest)
+	}
+	if old != nil {
+		c.drop(old.value)
+	}
+	c.clock++
+	c.slots[key] = &slot[V]{value, c.clock}
+}

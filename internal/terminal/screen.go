@@ -1,0 +1,164 @@
+// Package terminal shows lines in place on a terminal, for live views.
+package terminal
+
+import (
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"sync"
+	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
+)
+
+// What the screen writes, see console_codes(4) and xterm's private modes.
+const (
+	enterScreen = "\x1b[?1049h\x1b[?25l" // the other buffer, no cursor
+	leaveScreen = "\x1b[?25h\x1b[?1049l"
+	home        = "\x1b[H"
+	clearLine   = "\x1b[K" // from the cursor to the end
+	clearBelow  = "\x1b[J"
+	bold        = "\x1b[1m"
+	plain       = "\x1b[m"
+)
+
+// A Screen shows one frame after the other in place, on the terminal's alternate
+// buffer, so that what was there before is there again after Close.
+type Screen struct {
+	in, out *os.File
+	saved   *unix.Termios // nil: in is no terminal
+	keys    chan byte
+	resized chan os.Signal
+	closing sync.Once
+	err     error // of Close
+	frame   []byte
+}
+
+// IsTerminal reports whether f is one.
+func IsTerminal(f *os.File) bool {
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}
+
+// OpenScreen takes over the terminal out, and in for keys if that is a terminal
+// too. Ctrl-C still sends a signal; the caller ends by Close for it as for
+// any other end, panics included. Ctrl-Z is switched off: it would leave the shell
+// on our buffer.
+func OpenScreen(in, out *os.File) (*Screen, error) {
+	s := &Screen{in: in, out: out, keys: make(chan byte, 16), resized: make(chan os.Signal, 1)}
+	if saved, err := unix.IoctlGetTermios(int(in.Fd()), unix.TCGETS); err == nil {
+		raw := *saved
+		raw.Lflag &^= unix.ICANON | unix.ECHO
+		raw.Cc[unix.VSUSP] = 0
+		if err := unix.IoctlSetTermios(int(in.Fd()), unix.TCSETS, &raw); err != nil {
+			return nil, fmt.Errorf("set up the terminal: %w", err)
+		}
+		s.saved = saved
+		go s.readKeys()
+	}
+	if _, err := out.WriteString(enterScreen); err != nil {
+		return nil, fmt.Errorf("write to the terminal: %w", s.restore(err))
+	}
+	signal.Notify(s.resized, unix.SIGWINCH)
+	return s, nil
+}
+
+// readKeys ends with the process: a read of a terminal cannot be interrupted.
+func (s *Screen) readKeys() {
+	var key [1]byte
+	for {
+		if n, err := s.in.Read(key[:]); n != 1 || err != nil {
+			return
+		}
+		select {
+		case s.keys <- key[0]:
+		default: // nobody asks: drop it
+		}
+	}
+}
+
+// Keys gives the keys that are pressed, byte by byte.
+func (s *Screen) Keys() <-chan byte { return s.keys }
+
+// Resized tells that the terminal has another size now: draw again.
+func (s *Screen) Resized() <-chan os.Signal { return s.resized }
+
+// Size is that of the terminal, in characters; 80 by 24 where it does not tell.
+func (s *Screen) Size() (width, height int) {
+	size, err := unix.IoctlGetWinsize(int(s.out.Fd()), unix.TIOCGWINSZ)
+	if err != nil || size.Col == 0 || size.Row == 0 {
+		return 80, 24
+	}
+	return int(size.Col), int(size.Row)
+}
+
+// Draw shows the lines of a text, cut to the terminal's size, the first in bold.
+// The text must not hold what a terminal acts on, see output.Visible. It is one write, so
+// the frame does not flicker.
+func (s *Screen) Draw(text string) error {
+	width, height := s.Size()
+	b := append(s.frame[:0], home...)
+	row := 0
+	for line := range strings.Lines(text) {
+		if row == height {
+			break
+		}
+		if row > 0 {
+			b = append(b, "\r\n"...)
+		}
+		if row == 0 {
+			b = append(b, bold...)
+		}
+		b = append(b, cut(strings.TrimSuffix(line, "\n"), width)...)
+		if row == 0 {
+			b = append(b, plain...)
+		}
+		b = append(b, clearLine...)
+		row++
+	}
+	if row < height { // the last row would scroll
+		b = append(b, "\r\n"+clearBelow...)
+	}
+	s.frame = b
+	if _, err := s.out.Write(b); err != nil {
+		return fmt.Errorf("write to the terminal: %w", err)
+	}
+	return nil
+}
+
+// cut returns as much of a line as has room.
+func cut(line string, width int) string {
+	if utf8.RuneCountInString(line) <= width {
+		return line
+	}
+	end := 0
+	for range width {
+		_, size := utf8.DecodeRuneInString(line[end:])
+		end += size
+	}
+	return line[:end]
+}
+
+// Close gives the terminal back as it was. It may be called more than once, and
+// from any goroutine.
+func (s *Screen) Close() error {
+	s.closing.Do(func() {
+		signal.Stop(s.resized)
+		_, err := s.out.WriteString(leaveScreen)
+		s.err = s.restore(err)
+	})
+	return s.err
+}
+
+// restore sets the terminal's modes back; a problem that there was goes before.
+func (s *Screen) restore(before error) error {
+	if s.saved == nil {
+		return before
+	}
+	err := unix.IoctlSetTermios(int(s.in.Fd()), unix.TCSETS, s.saved)
+	if before != nil {
+		return before
+	}
+	return err
+}
