@@ -12,14 +12,23 @@
 struct conn {
 	__u32 laddr[4]; /* network order; IPv4 as ::ffff:a.b.c.d */
 	__u32 raddr[4];
-	__u32 netns; /* inode number */
-	__u16 lport; /* host order */
+	__u32 netns;  /* inode number */
+	__u32 device; /* index of the device that it is bound to (a link-local address always is); 0: none */
+	__u16 lport;  /* host order */
 	__u16 rport;
+	__u32 zero; /* conn_key() hashes whole words */
 };
 
 enum kind {
 	TRANSITION, /* a state change */
 	SOCKET,     /* a row of the snapshot: new_state is the state it is in */
+} __attribute__((packed));
+
+/* Whether the owner still holds a descriptor of the socket. */
+enum holder {
+	HOLDER_UNKNOWN,
+	HOLDER_HELD,
+	HOLDER_GONE,
 } __attribute__((packed));
 
 /* Why a state ended. reason() and end_reason() hold the proof of each. */
@@ -79,6 +88,7 @@ enum event_flags {
 	EVENT_MPTCP = 1,    /* a subflow of an MPTCP connection */
 	EVENT_COUNTERS = 2, /* bytes_*, retransmits and srtt_us apply */
 	EVENT_QUEUES = 4,   /* *_queue apply */
+	EVENT_DROPS = 8,    /* drops applies */
 } __attribute__((packed));
 
 struct event {
@@ -97,6 +107,7 @@ struct event {
 	__u32 srtt_us;
 	__u32 rx_queue;
 	__u32 tx_queue;
+	__u32 drops; /* connections that a listener dropped (sk_drops) */
 	__u32 stack; /* id in the map stacks plus one, of the code that opened it; 0: none */
 	__u16 error; /* errno of the socket */
 	enum kind kind;
@@ -107,10 +118,11 @@ struct event {
 	enum role role;
 	enum owner_source owner_source;
 	enum event_flags flags;
-	__u8 unused[6];
+	enum holder holder;
+	__u8 unused[1];
 	__u8 comm[16]; /* of the owner's thread group leader */
 };
 
-_Static_assert(sizeof(struct event) == 160, "struct event is a contract: no hole, no growth by accident");
+_Static_assert(sizeof(struct event) == 168, "struct event is a contract: no hole, no growth by accident");
 
 #endif

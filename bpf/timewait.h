@@ -165,6 +165,7 @@ static __always_inline bool skb_conn(struct sk_buff *skb, struct conn *c)
 	}
 	c->rport = bpf_ntohs(header.source);
 	c->lport = bpf_ntohs(header.dest);
+	c->device = c->zero = 0;
 	c->netns = skb->dev->nd_net.net->ns.inum;
 	return true;
 }

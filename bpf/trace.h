@@ -265,8 +265,10 @@ static __always_inline void read_conn(struct conn *to, const struct sock_common 
 		to->raddr[2] = c->skc_v6_daddr.in6_u.u6_addr32[2];
 		to->raddr[3] = c->skc_v6_daddr.in6_u.u6_addr32[3];
 	}
+	to->device = c->skc_bound_dev_if;
 	to->lport = c->skc_num;
 	to->rport = bpf_ntohs(c->skc_dport);
+	to->zero = 0;
 }
 
 /*
@@ -306,7 +308,9 @@ static __always_inline void probe_conn(struct conn *to, const void *sock, struct
 		copy_v6(to->laddr, &HEAD_FIELD(head, skc_v6_rcv_saddr));
 		copy_v6(to->raddr, &HEAD_FIELD(head, skc_v6_daddr));
 	}
+	to->device = HEAD_FIELD(head, skc_bound_dev_if);
 	to->lport = HEAD_FIELD(head, skc_num);
+	to->zero = 0;
 	to->rport = bpf_ntohs(HEAD_FIELD(head, skc_dport));
 	net = *(struct net **)((void *)head + bpf_core_field_offset(struct sock_common, skc_net.net));
 	to->netns = BPF_CORE_READ(net, ns.inum);
@@ -391,6 +395,8 @@ static __always_inline void zero_counters(struct event *e)
 {
 	e->bytes_sent = e->bytes_received = 0;
 	e->retransmits = e->srtt_us = e->rx_queue = e->tx_queue = 0;
+	e->drops = 0;
+	e->holder = HOLDER_UNKNOWN;
 	__builtin_memset(e->unused, 0, sizeof(e->unused));
 }
 

@@ -41,9 +41,9 @@ func (k kinds) has(kind tcp.Kind) bool { return k>>kind&1 != 0 }
 // The layouts, by title. CGROUP comes last, where it can be as long as it is.
 const (
 	streamLayout  = "PID COMM IP LADDR LPORT RADDR RPORT OLDSTATE -> NEWSTATE MS REASON"
-	streamMore    = "COOKIE NETNS PROTO ROLE OWNER FD UID ERRNO RX TX BYTES_SENT BYTES_RECV RETRANS SRTT_US SKADDR CONTAINER CGROUP"
+	streamMore    = "COOKIE NETNS DEVICE PROTO ROLE OWNER HOLDER FD UID ERRNO RX TX BYTES_SENT BYTES_RECV RETRANS SRTT_US SKADDR CONTAINER CGROUP"
 	socketsLayout = "STATE RECV-Q SEND-Q LOCAL REMOTE PID COMM FD AGE NETNS"
-	socketsMore   = "COOKIE PROTO ROLE OWNER UID BYTES_SENT BYTES_RECV RETRANS SRTT_US SKADDR CONTAINER CGROUP"
+	socketsMore   = "COOKIE DEVICE PROTO ROLE OWNER HOLDER UID DROPS BYTES_SENT BYTES_RECV RETRANS SRTT_US SKADDR CONTAINER CGROUP"
 )
 
 // table returns every column there is.
@@ -63,6 +63,7 @@ var socketColumns = []column{
 	{title: "COOKIE", width: 16, on: sockets, append: cookie},
 	{title: "SKADDR", width: 18, on: sockets, append: skaddr},
 	{title: "NETNS", width: 10, on: sockets, number: func(e *tcp.Event) (uint64, bool) { return uint64(e.NetNS), e.NetNS != 0 }},
+	{title: "DEVICE", width: 6, on: sockets, number: func(e *tcp.Event) (uint64, bool) { return uint64(e.Device), e.Device != 0 }},
 	{title: "IP", width: 2, on: sockets, append: ipVersion},
 	{title: "PROTO", width: 5, on: sockets, text: func(e *tcp.Event) (string, bool) { return e.Protocol(), true }},
 	{title: "LADDR", width: 15, wide: 39, on: sockets, append: func(b []byte, e *tcp.Event) []byte { return e.Local.Addr().AppendTo(b) }},
@@ -95,6 +96,7 @@ var ownerColumns = []column{
 	{title: "UID", width: 6, on: sockets, number: func(e *tcp.Event) (uint64, bool) { return uint64(e.UID), e.UID != tcp.NoUID }},
 	{title: "FD", width: 4, on: sockets, number: func(e *tcp.Event) (uint64, bool) { return uint64(e.FD), e.FD >= 0 }},
 	{title: "OWNER", width: 9, on: sockets, text: func(e *tcp.Event) (string, bool) { return known(e.OwnerSource) }},
+	{title: "HOLDER", width: 6, on: sockets, text: func(e *tcp.Event) (string, bool) { return known(e.Holder) }},
 	{title: "CGROUP", on: sockets, text: func(e *tcp.Event) (string, bool) { return known(e.Cgroup) }},
 	{title: "CONTAINER", width: 12, on: sockets, text: func(e *tcp.Event) (string, bool) { return known(e.ContainerID) }},
 }
@@ -108,6 +110,7 @@ var measureColumns = []column{
 	{title: "TX", width: 6, right: true, on: sockets, number: txQueue},
 	{title: "RECV-Q", width: 6, right: true, on: sockets, number: rxQueue},
 	{title: "SEND-Q", width: 6, right: true, on: sockets, number: txQueue},
+	{title: "DROPS", width: 6, right: true, on: sockets, number: func(e *tcp.Event) (uint64, bool) { return uint64(e.Drops), e.HasDrops }},
 	{title: "LOST", on: losses, number: func(e *tcp.Event) (uint64, bool) { return e.Lost, true }},
 	{title: "WHERE", on: losses, text: func(e *tcp.Event) (string, bool) { return e.Where, true }},
 }

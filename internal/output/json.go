@@ -58,6 +58,9 @@ func appendSocket(b []byte, e *tcp.Event) []byte {
 	if e.NetNS != 0 {
 		b = strconv.AppendUint(append(b, `,"netns":`...), uint64(e.NetNS), 10)
 	}
+	if e.Device != 0 {
+		b = strconv.AppendUint(append(b, `,"device":`...), uint64(e.Device), 10)
+	}
 	if family := e.Family(); family != "" {
 		b = appendWord(append(b, `,"family":"`...), family)
 	}
@@ -111,6 +114,9 @@ func appendOwner(b []byte, e *tcp.Event) []byte {
 	if e.OwnerSource != "" {
 		b = appendWord(append(b, `,"owner_source":"`...), string(e.OwnerSource))
 	}
+	if e.Holder != "" {
+		b = appendWord(append(b, `,"holder":"`...), string(e.Holder))
+	}
 	if e.Cgroup != "" {
 		b = appendText(append(b, `,"cgroup":"`...), e.Cgroup)
 	}
@@ -130,6 +136,9 @@ func appendMeasures(b []byte, e *tcp.Event) []byte {
 	if e.HasQueues {
 		b = strconv.AppendUint(append(b, `,"rx_queue":`...), uint64(e.RxQueue), 10)
 		b = strconv.AppendUint(append(b, `,"tx_queue":`...), uint64(e.TxQueue), 10)
+	}
+	if e.HasDrops {
+		b = strconv.AppendUint(append(b, `,"drops":`...), uint64(e.Drops), 10)
 	}
 	return b
 }

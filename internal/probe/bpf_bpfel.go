@@ -54,12 +54,14 @@ type bpfEvent struct {
 	BytesSent     uint64
 	BytesReceived uint64
 	Conn          struct {
-		_     structs.HostLayout
-		Laddr [4]uint32
-		Raddr [4]uint32
-		Netns uint32
-		Lport uint16
-		Rport uint16
+		_      structs.HostLayout
+		Laddr  [4]uint32
+		Raddr  [4]uint32
+		Netns  uint32
+		Device uint32
+		Lport  uint16
+		Rport  uint16
+		Zero   uint32
 	}
 	Pid          uint32
 	Uid          uint32
@@ -68,6 +70,7 @@ type bpfEvent struct {
 	SrttUs       uint32
 	RxQueue      uint32
 	TxQueue      uint32
+	Drops        uint32
 	Stack        uint32
 	Error        uint16
 	Kind         bpfKind
@@ -78,7 +81,8 @@ type bpfEvent struct {
 	Role         bpfRole
 	OwnerSource  bpfOwnerSource
 	Flags        bpfEventFlags
-	Unused       [6]uint8
+	Holder       bpfHolder
+	Unused       [1]uint8
 	Comm         [16]uint8
 }
 
@@ -88,6 +92,15 @@ const (
 	bpfEventFlagsEVENT_MPTCP    bpfEventFlags = 1
 	bpfEventFlagsEVENT_COUNTERS bpfEventFlags = 2
 	bpfEventFlagsEVENT_QUEUES   bpfEventFlags = 4
+	bpfEventFlagsEVENT_DROPS    bpfEventFlags = 8
+)
+
+type bpfHolder uint8
+
+const (
+	bpfHolderHOLDER_UNKNOWN bpfHolder = 0
+	bpfHolderHOLDER_HELD    bpfHolder = 1
+	bpfHolderHOLDER_GONE    bpfHolder = 2
 )
 
 type bpfKind uint8

@@ -60,6 +60,11 @@ var (
 		bpfOwnerSourceOWNER_CLOSE:     tcp.FromClose,
 		bpfOwnerSourceOWNER_INHERITED: tcp.FromInherited,
 	}
+	holders = [...]tcp.Holder{
+		bpfHolderHOLDER_UNKNOWN: "",
+		bpfHolderHOLDER_HELD:    tcp.Held,
+		bpfHolderHOLDER_GONE:    tcp.Gone,
+	}
 )
 
 const eventSize = int(unsafe.Sizeof(bpfEvent{}))
@@ -97,15 +102,16 @@ func (d *decoder) decode(record []byte, ev *tcp.Event) error {
 	// length was checked, and rings and read buffers are 8-byte aligned.
 	raw := (*bpfEvent)(unsafe.Pointer(unsafe.SliceData(record)))
 	if int(raw.Reason) >= len(reasons) || int(raw.DurationKind) >= len(durationKinds) ||
-		int(raw.Role) >= len(roles) || int(raw.OwnerSource) >= len(ownerSources) {
-		return fmt.Errorf("decode event: reason %d, duration kind %d, role %d or owner source %d is out of range",
-			raw.Reason, raw.DurationKind, raw.Role, raw.OwnerSource)
+		int(raw.Role) >= len(roles) || int(raw.OwnerSource) >= len(ownerSources) || int(raw.Holder) >= len(holders) {
+		return fmt.Errorf("decode event: reason %d, duration kind %d, role %d, owner source %d or holder %d is out of range",
+			raw.Reason, raw.DurationKind, raw.Role, raw.OwnerSource, raw.Holder)
 	}
 	*ev = tcp.Event{
 		Time:          int64(raw.Time) + d.wallOffset,
 		BootNS:        raw.Time,
 		Cookie:        raw.Cookie,
 		NetNS:         raw.Conn.Netns,
+		Device:        raw.Conn.Device,
 		MPTCP:         raw.Flags&bpfEventFlagsEVENT_MPTCP != 0,
 		Local:         addrPort(&raw.Conn.Laddr, raw.Conn.Lport),
 		Remote:        addrPort(&raw.Conn.Raddr, raw.Conn.Rport),
@@ -119,6 +125,7 @@ func (d *decoder) decode(record []byte, ev *tcp.Event) error {
 		UID:           raw.Uid,
 		FD:            tcp.NoFD,
 		OwnerSource:   ownerSources[raw.OwnerSource],
+		Holder:        holders[raw.Holder],
 		CgroupID:      raw.Cgroup,
 		Stack:         raw.Stack,
 		HasCounters:   raw.Flags&bpfEventFlagsEVENT_COUNTERS != 0,
@@ -129,6 +136,8 @@ func (d *decoder) decode(record []byte, ev *tcp.Event) error {
 		HasQueues:     raw.Flags&bpfEventFlagsEVENT_QUEUES != 0,
 		RxQueue:       raw.RxQueue,
 		TxQueue:       raw.TxQueue,
+		HasDrops:      raw.Flags&bpfEventFlagsEVENT_DROPS != 0,
+		Drops:         raw.Drops,
 	}
 	if raw.Kind == bpfKindSOCKET {
 		ev.Kind = tcp.Socket

@@ -106,6 +106,7 @@ type record struct {
 	Cookie        *string      `json:"cookie"`
 	SkAddr        *string      `json:"skaddr"`
 	NetNS         *uint32      `json:"netns"`
+	Device        *uint32      `json:"device"`
 	Family        *string      `json:"family"`
 	Protocol      *string      `json:"protocol"`
 	LAddr         *string      `json:"laddr"`
@@ -125,6 +126,7 @@ type record struct {
 	UID           *uint32      `json:"uid"`
 	FD            *uint32      `json:"fd"`
 	OwnerSource   *string      `json:"owner_source"`
+	Holder        *string      `json:"holder"`
 	Cgroup        *string      `json:"cgroup"`
 	ContainerID   *string      `json:"container_id"`
 	BytesSent     *uint64      `json:"bytes_sent"`
@@ -133,6 +135,7 @@ type record struct {
 	SRTT          *uint32      `json:"srtt_us"`
 	RxQueue       *uint32      `json:"rx_queue"`
 	TxQueue       *uint32      `json:"tx_queue"`
+	Drops         *uint32      `json:"drops"`
 	Events        *uint64      `json:"events"`
 	Where         *string      `json:"where"`
 }
@@ -142,6 +145,7 @@ var (
 	parseReason       = oneOf(tcp.Reasons...)
 	parseDurationKind = oneOf(tcp.Exact, tcp.AtLeast, tcp.Unknown)
 	parseRole         = oneOf(tcp.Client, tcp.Server, tcp.Listener)
+	parseHolder       = oneOf(tcp.Held, tcp.Gone)
 	parseProtocol     = oneOf(tcp.ProtoTCP, tcp.ProtoMPTCP)
 	parseOwnerSource  = oneOf(
 		tcp.FromConnect, tcp.FromListen, tcp.FromAccept, tcp.FromUse,
@@ -253,7 +257,7 @@ func (f *fields) identity(e *tcp.Event, rec *record) {
 		}
 		return parseHex(digits)
 	})
-	e.NetNS = orElse(rec.NetNS, 0)
+	e.NetNS, e.Device = orElse(rec.NetNS, 0), orElse(rec.Device, 0)
 	local := parse(f, "laddr", rec.LAddr, parseAddr)
 	remote := parse(f, "raddr", rec.RAddr, parseAddr)
 	e.Local = netip.AddrPortFrom(local, require(f, "lport", rec.LPort))
@@ -286,6 +290,7 @@ func (f *fields) owner(e *tcp.Event, rec *record) {
 	if f.together("pid, comm and owner_source", rec.PID != nil, rec.Comm != nil, e.OwnerSource != "") {
 		e.PID, e.Comm = *rec.PID, shared(*rec.Comm)
 	}
+	e.Holder = parseIf(f, "holder", rec.Holder, parseHolder)
 	e.UID = orElse(rec.UID, tcp.NoUID)
 	if rec.FD != nil {
 		if *rec.FD > math.MaxInt32 {
@@ -302,6 +307,7 @@ func (f *fields) measures(e *tcp.Event, rec *record) {
 	e.BytesSent, e.BytesReceived = orElse(rec.BytesSent, 0), orElse(rec.BytesReceived, 0)
 	e.Retransmits, e.SRTT = orElse(rec.Retransmits, 0), orElse(rec.SRTT, 0)
 	e.HasQueues = f.together("rx_queue and tx_queue", rec.RxQueue != nil, rec.TxQueue != nil)
+	e.HasDrops, e.Drops = rec.Drops != nil, orElse(rec.Drops, 0)
 	e.RxQueue, e.TxQueue = orElse(rec.RxQueue, 0), orElse(rec.TxQueue, 0)
 }
 
