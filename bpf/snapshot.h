@@ -195,7 +195,8 @@ static __noinline int fill_row(struct seq_file *seq, struct tcp_sock *tp, struct
 	return 0;
 }
 
-static __always_inline void socket_row(struct seq_file *seq, struct tcp_sock *tp)
+/* Not inlined: its stack must not add to that of request_row, 512 bytes are for both. */
+static __noinline int socket_row(struct seq_file *seq, struct tcp_sock *tp)
 {
 	struct sock *sk = &tp->inet_conn.icsk_inet.sk;
 	struct sock_info fresh = {}, *info;
@@ -205,12 +206,12 @@ static __always_inline void socket_row(struct seq_file *seq, struct tcp_sock *tp
 	read_conn(&c, &sk->__sk_common);
 	c.lport = bpf_ntohs(tp->inet_conn.icsk_inet.inet_sport);
 	if (!selected(&c))
-		return;
+		return 0;
 	info = bpf_map_lookup_elem(&socks, &key);
 	if (info) {
 		if (info->flags & INFO_ROW_DUE) /* else an event has shown it */
 			fill_row(seq, tp, info, &c);
-		return;
+		return 0;
 	}
 	fresh.since = bpf_ktime_get_boot_ns();
 	fresh.sk = key;
@@ -225,6 +226,7 @@ static __always_inline void socket_row(struct seq_file *seq, struct tcp_sock *tp
 	/* It was closed meanwhile, and its entry may have come after tcp_destroy_sock. */
 	if (sk->__sk_common.skc_state == TCP_CLOSE)
 		bpf_map_delete_elem(&socks, &key);
+	return 0;
 }
 
 /*
