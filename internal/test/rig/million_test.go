@@ -14,6 +14,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/tcptrace/tcptrace/internal/test/need"
 )
 
 // tally counts the beginnings and ends of connections in the lines that it is
@@ -47,6 +49,7 @@ func (c *tally) Write(p []byte) (int, error) {
 // A tracer that ran for a million connections is as big as one that just began: the
 // kernel's maps hold the sockets that exist, and memory does not grow.
 func TestMillionConnections(t *testing.T) {
+	need.Kernel(t)
 	untilJudged(t, func() bool { return million(t) })
 }
 

@@ -3,12 +3,14 @@ package rig
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 	"testing"
 
 	"github.com/cilium/ebpf/btf"
 
 	"github.com/tcptrace/tcptrace/internal/tcp"
+	"github.com/tcptrace/tcptrace/internal/test/need"
 )
 
 // a traffic is a kind of load, as arguments of churn.
@@ -68,9 +70,10 @@ func record(ns *namespace, args ...string) (edges []Edge, l load, complete bool)
 
 // The two halves of the rig agree: what churn says it made is what tracefs saw.
 func TestOracleSeesWhatChurnMakes(t *testing.T) {
+	need.Kernel(t)
 	for _, load := range append(loads, interrupting) {
 		t.Run(load.name, func(t *testing.T) {
-			args := append(load.args[:len(load.args):len(load.args)], "-n", "2000")
+			args := append(slices.Clip(load.args), "-n", "2000")
 			edges, made, complete := record(load.namespace(t), args...)
 			if !complete || len(edges) != made.Events {
 				t.Errorf("churn made %d events, the oracle saw %d, complete: %v", made.Events, len(edges), complete)
@@ -82,6 +85,7 @@ func TestOracleSeesWhatChurnMakes(t *testing.T) {
 // The tracer tells exactly what tracefs saw, at the highest rate that the oracle can
 // take, and besides only the steps of mini-sockets and half-open connections.
 func TestTracerAgreesWithOracle(t *testing.T) {
+	need.Kernel(t)
 	cookies := givesCookies(t)
 	for _, load := range append(loads, interrupting) {
 		t.Run(load.name, func(t *testing.T) {
@@ -119,19 +123,22 @@ func lower(rate int) int {
 }
 
 // agree runs one load. It returns false when the oracle's record has holes, so that
-// nothing can be said.
-func agree(t *testing.T, load traffic, rate int) (clean bool) {
+// it cannot judge, and a lower rate is to be tried.
+func agree(t *testing.T, traffic traffic, rate int) (complete bool) {
+	complete = true // what fails before there is a record has failed, at any rate
 	t.Run(fmt.Sprintf("rate %d", rate), func(t *testing.T) {
-		ns := load.namespace(t)
+		ns := traffic.namespace(t)
 		tr := ns.trace()
 		file := tempFile(t)
 		tr.out.sendTo(file)
 		init := initThreads(t)
-		seen, made, complete := record(ns, append(load.args[:len(load.args):len(load.args)], "-r", strconv.Itoa(rate))...)
+		var seen []Edge
+		var made load
+		seen, made, complete = record(ns, append(slices.Clip(traffic.args), "-r", strconv.Itoa(rate))...)
 		maps.Copy(init, initThreads(t))
 		tr.endTimeWaits()
 		tr.stop()
-		if clean = complete; !clean {
+		if !complete {
 			return
 		}
 		under := Under(init, seen)
@@ -159,7 +166,7 @@ func agree(t *testing.T, load traffic, rate int) (clean bool) {
 			t.Error("too much is left to doubt")
 		}
 	})
-	return clean
+	return complete
 }
 
 // events is what we tell of what tracefs saw: in place of each LISTEN>SYN_RECV of a
@@ -178,6 +185,7 @@ func events(seen []Edge) int {
 // When the reader stalls and the ring is far too small, every event is either written
 // or counted as lost, the steps of mini-sockets included.
 func TestOverloadIsCountedExactly(t *testing.T) {
+	need.Kernel(t)
 	for _, load := range loads {
 		t.Run(load.name, func(t *testing.T) {
 			untilJudged(t, func() bool { return overload(t, load) })
