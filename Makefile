@@ -17,7 +17,10 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 C_FILES   = vmlinux.h $(wildcard bpf/*.[ch]) internal/test/rig/churn/churn.c
 GENERATED = $(foreach object,bpf trampoline,internal/probe/$(object)_bpfel.go internal/probe/$(object)_bpfel.o)
 
-.PHONY: help build run test test-kernels generate check-generated lint fmt fuzz bench microbench install clean deps rig
+# The linter has a module of its own: its hundreds of dependencies are not our users'.
+GOLANGCI_LINT = $(GO) tool -modfile=internal/test/tools/go.mod golangci-lint
+
+.PHONY: help build run check test test-kernels generate check-generated lint fmt fuzz bench microbench install clean deps rig
 
 help: ## this menu
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -28,9 +31,14 @@ build: ## bin/tcptrace, one static binary; needs Go alone
 run: build ## build and stream every TCP state change; ARGS="-j -4" for flags
 	@$(SUDO) bin/tcptrace $(ARGS)
 
+# The fast loop. The race detector is for the packages that start goroutines; it is
+# cheap enough for all.
+check: lint check-generated ## lint, generated files and all tests that need neither root nor network
+	TCPTRACE_TEST_KERNEL=0 $(GO) test -race ./...
+
 # -p 1: the packages that trace the kernel measure it, so one at a time. -count=1:
 # the test cache cannot see that the kernel or a binary in bin/ changed.
-test: deps lint check-generated build rig ## everything: lint, generated files, unit, kernel and oracle tests
+test: deps check build rig ## make check, then the kernel and oracle tests as root or with sudo
 	$(GO) test -p 1 -count=1 -timeout 30m $(if $(SUDO),-exec $(SUDO)) ./...
 
 # Emulated, so it needs neither root nor KVM; see internal/test/kernels.
@@ -46,22 +54,26 @@ generate: ## compile bpf/ into internal/probe; needs clang 14, as in Debian 12
 	fi
 	BPF2GO_CC=$(BPF_CLANG) $(GO) generate ./internal/probe
 
-# Compared with copies, not with git, so that it also holds in a dirty tree.
+# Generates in a copy of the tree, so that it never touches the files that it checks.
 check-generated: ## fail unless the generated files match their source
-	@old=$$(mktemp -d); trap 'rm -rf "$$old"' EXIT; \
-	cp $(GENERATED) "$$old"; \
-	$(MAKE) --no-print-directory generate; \
+	@copy=$$(mktemp -d); trap 'rm -rf "$$copy"' EXIT; \
+	cp -r Makefile go.mod go.sum vmlinux.h bpf internal "$$copy"; \
+	rm $(addprefix "$$copy"/,$(GENERATED)); \
+	$(MAKE) --no-print-directory -C "$$copy" generate; \
 	for f in $(GENERATED); do \
-		cmp -s "$$f" "$$old/$${f##*/}" || { \
-			echo "check-generated: $$f did not match bpf/; it does now: commit what 'make generate' wrote" >&2; \
+		cmp "$$f" "$$copy/$$f" || { \
+			echo "check-generated: $$f does not match bpf/: run 'make generate' and commit what it writes" >&2; \
 			exit 1; \
 		}; \
 	done
 
-lint: ## gofmt, go vet, staticcheck, go mod tidy, clang-format, mandoc
+# golangci-lint runs go vet and staticcheck too; .golangci.yaml says what else, and why.
+lint: ## gofmt, golangci-lint, go mod tidy, clang-format, mandoc
+	@for tool in clang-format mandoc; do \
+		command -v $$tool >/dev/null || { echo "lint: $$tool is not installed: run 'make deps'" >&2; exit 1; }; \
+	done
 	@files=$$(gofmt -l .); [[ -z "$$files" ]] || { echo "not formatted, run 'make fmt': $$files" >&2; exit 1; }
-	$(GO) vet ./...
-	$(GO) tool staticcheck ./...
+	$(GOLANGCI_LINT) run ./...
 	$(GO) mod tidy -diff
 	clang-format --dry-run -Werror $(C_FILES)
 	mandoc -T lint -W warning cmd/tcptrace/tcptrace.1

@@ -63,6 +63,7 @@ func TestLive(t *testing.T) {
 // old CLOSE_WAIT, a refused IPv6 connection of a hostile name, and a loss.
 func withRecording(env *testscript.Env) error {
 	env.Setenv("TZ", "UTC")
+	env.Setenv("GORACE", "atexit_sleep_ms=0") // under the race detector a program would wait a second at its end
 	recording, err := os.ReadFile(filepath.Join("testdata", "trace.json"))
 	if err != nil {
 		return err

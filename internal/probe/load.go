@@ -70,7 +70,7 @@ func load(cfg Config, wanted []hook, objs *bpfObjects) (*hookSet, error) {
 	tracing := wanted[0].name == hookState
 	symbols := sync.OnceValues(kernelSymbols)
 	if tracing {
-		go symbols() // it takes 40 ms, so beside what does not need them
+		go func() { _, _ = symbols() }() // it takes 40 ms, so beside what does not need them
 	}
 	types, err := kernelTypes(cfg.BTF)
 	if err != nil {

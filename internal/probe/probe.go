@@ -162,7 +162,7 @@ func (p *Probe) Read(ev *tcp.Event) error {
 			p.nextWait()
 		case errors.Is(err, ringbuf.ErrFlushed), errors.Is(err, ringbuf.ErrClosed):
 			if p.lostSince(ev) {
-				p.ring.Flush() // come back here for the end
+				_ = p.ring.Flush() // come back here for the end
 				return nil
 			}
 			return io.EOF
@@ -241,7 +241,7 @@ func (p *Probe) lostSince(ev *tcp.Event) bool {
 func (p *Probe) Stop() {
 	p.stopOnce.Do(func() {
 		close(p.stop)
-		p.ring.Flush()
+		_ = p.ring.Flush()
 	})
 }
 

@@ -4,12 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"strconv"
 	"time"
 )
 
-// markerPort is in no line that a tracer prints before it sees an event of ours.
+// markerPort is not in any line that a tracer prints before it sees an event of ours.
 const markerPort = 29477
 
 // firstEvents takes the time from the start of each tracer to its first event.
@@ -46,7 +45,7 @@ func (b *bench) firstEvent(t *tracer) (time.Duration, error) {
 	if err := marker.Start(); err != nil {
 		return 0, err
 	}
-	defer marker.Wait()
+	defer func() { _ = marker.Wait() }()
 	defer cancel()
 
 	p := &process{cmd: t.command(b.ctx), exited: make(chan error, 1)}
@@ -62,16 +61,16 @@ func (b *bench) firstEvent(t *tracer) (time.Duration, error) {
 		_, err := p.stop()
 		return at.Sub(began), err
 	case err := <-p.exited:
-		return 0, fmt.Errorf("it ended by itself (%v): %s", err, p.lastWords())
+		return 0, p.endedByItself(err)
 	case <-time.After(90 * time.Second):
 		return 0, errors.New("no event in 90 s")
 	}
 }
 
-// finder tells when it is first written what it looks for.
+// finder notes when what it looks for is first written to it.
 type finder struct {
 	what  []byte
-	found chan time.Time // nil when told
+	found chan time.Time // nil once it was found
 	tail  []byte         // of what was written before
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -41,6 +42,14 @@ type made struct {
 	Errno     string
 }
 
+// failure is an error if the generator could not make all connections.
+func (m made) failure() error {
+	if m.Failed == 0 {
+		return nil
+	}
+	return fmt.Errorf("%d connections failed: %s", m.Failed, m.Errno)
+}
+
 // namespace is a network namespace of its own with lo up. Each load has a new one, so
 // that none finds the TIME_WAITs of the one before.
 type namespace struct {
@@ -49,7 +58,7 @@ type namespace struct {
 }
 
 func newNamespace(ctx context.Context) (*namespace, error) {
-	// Orphans in FIN_WAIT2, which a crowd in CLOSE_WAIT leaves, shall not end amid a load.
+	// A crowd in CLOSE_WAIT leaves orphans in FIN_WAIT2, which must not end during a load.
 	const script = "ip link set lo up && echo 1 > /proc/sys/net/ipv4/tcp_fin_timeout && echo up && exec cat"
 	ns := &namespace{holder: exec.CommandContext(ctx, "unshare", "-n", "sh", "-c", script)}
 	ns.holder.Stderr = os.Stderr
@@ -93,10 +102,7 @@ func (ns *namespace) churn(ctx context.Context, l load) (m made, err error) {
 	if err == nil {
 		err = json.Unmarshal(out, &m)
 	}
-	if err == nil && m.Failed > 0 {
-		err = fmt.Errorf("%d connections failed: %s", m.Failed, m.Errno)
-	}
-	if err != nil {
+	if err = errors.Join(err, m.failure()); err != nil {
 		return m, fmt.Errorf("churn %q: %w", l.args, err)
 	}
 	return m, nil
@@ -130,9 +136,10 @@ func (ns *namespace) crowd(ctx context.Context, n int) (end func(), err error) {
 		}
 		herds = append(herds, cmd)
 		var m made
-		if err := json.NewDecoder(out).Decode(&m); err != nil || m.Failed > 0 {
+		err = json.NewDecoder(out).Decode(&m)
+		if err = errors.Join(err, m.failure()); err != nil {
 			end()
-			return nil, fmt.Errorf("churn %q: %v, %d connections failed: %s", args, err, m.Failed, m.Errno)
+			return nil, fmt.Errorf("churn %q: %w", args, err)
 		}
 	}
 	return end, nil

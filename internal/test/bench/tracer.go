@@ -126,7 +126,7 @@ func (p *process) rest() (usage, error) {
 		select {
 		case err := <-p.exited:
 			p.exited <- err
-			return last, fmt.Errorf("it ended by itself (%v): %s", err, p.lastWords())
+			return last, p.endedByItself(err)
 		case <-time.After(while):
 		}
 		now, err := readUsage(p.cmd.Process.Pid)
@@ -167,7 +167,7 @@ func (p *process) interrupt() error {
 			return err
 		}
 		select {
-		case <-p.exited: // Ctrl-C is a failure to some of them
+		case <-p.exited: //nolint:errcheck // Ctrl-C is a failure to some of them
 			return nil
 		case <-time.After(time.Second):
 		}
@@ -201,8 +201,9 @@ func (p *process) kill() {
 	}
 }
 
-// lastWords is the last line that an ended process wrote to its standard error.
-func (p *process) lastWords() string {
+// endedByItself is the error of a process that ended (with err, which may be nil)
+// although nobody stopped it. It quotes the last line of the process's stderr.
+func (p *process) endedByItself(err error) error {
 	lines := strings.Split(strings.TrimSpace(p.stderr.String()), "\n")
-	return lines[len(lines)-1]
+	return errors.Join(fmt.Errorf("it ended by itself: %s", lines[len(lines)-1]), err)
 }
