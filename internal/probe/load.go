@@ -77,7 +77,7 @@ func load(cfg Config, wanted []hook, objs *bpfObjects) (*hookSet, error) {
 		return nil, err
 	}
 	if err := features.HaveMapType(ebpf.RingBuf); err != nil {
-		return nil, fmt.Errorf("create a ring buffer: %w: Linux 5.8 or later is needed", err)
+		return nil, fmt.Errorf("create a ring buffer: %w: Linux 5.10 or later is needed", err)
 	}
 	spec, err := loadBpf()
 	if err != nil {
