@@ -20,7 +20,7 @@ GENERATED = $(foreach object,bpf trampoline,internal/probe/$(object)_bpfel.go in
 # The linter has a module of its own: its hundreds of dependencies are not our users'.
 GOLANGCI_LINT = $(GO) tool -modfile=internal/test/tools/go.mod golangci-lint
 
-.PHONY: help build run check test test-kernels generate check-generated lint fmt fuzz bench microbench install clean deps rig
+.PHONY: help build run check test test-kernels generate check-generated clang-version lint fmt fuzz bench microbench install clean deps rig
 
 help: ## this menu
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -45,27 +45,31 @@ test: deps check build rig ## make check, then the kernel and oracle tests as ro
 test-kernels: deps ## the kernel tests on Debian's 5.10, 6.1, 6.12 and 7.x; KERNEL=6.1 for one
 	$(GO) run ./internal/test/kernels -kernel "$(KERNEL)"
 
-generate: ## compile bpf/ into internal/probe; needs clang 14, as in Debian 12
-	@major=$$($(BPF_CLANG) --version | sed -n 's/.*version \([0-9]*\).*/\1/p;q') || true; \
-	if [[ "$$major" != 14 ]]; then \
-		echo "generate: $(BPF_CLANG) is version $${major:-unknown}, and only clang 14 gives the committed bytes:" \
-			"install Debian 12's clang, or set BPF_CLANG=clang-14" >&2; \
-		exit 1; \
-	fi
-	BPF2GO_CC=$(BPF_CLANG) $(GO) generate ./internal/probe
+GENERATE = BPF2GO_CC=$(BPF_CLANG) $(GO) generate ./internal/probe
+
+generate: clang-version ## compile bpf/ into internal/probe; needs clang 14, as in Debian 12
+	$(GENERATE)
 
 # Generates in a copy of the tree, so that it never touches the files that it checks.
-check-generated: ## fail unless the generated files match their source
+check-generated: clang-version ## fail unless the generated files match their source
 	@copy=$$(mktemp -d); trap 'rm -rf "$$copy"' EXIT; \
-	cp -r Makefile go.mod go.sum vmlinux.h bpf internal "$$copy"; \
+	cp -r go.mod go.sum vmlinux.h bpf internal "$$copy"; \
 	rm $(addprefix "$$copy"/,$(GENERATED)); \
-	$(MAKE) --no-print-directory -C "$$copy" generate; \
+	(cd "$$copy" && $(GENERATE)); \
 	for f in $(GENERATED); do \
 		cmp "$$f" "$$copy/$$f" || { \
 			echo "check-generated: $$f does not match bpf/: run 'make generate' and commit what it writes" >&2; \
 			exit 1; \
 		}; \
 	done
+
+clang-version:
+	@major=$$($(BPF_CLANG) --version | sed -n 's/.*version \([0-9]*\).*/\1/p;q') || true; \
+	if [[ "$$major" != 14 ]]; then \
+		echo "generate: $(BPF_CLANG) is version $${major:-unknown}, and only clang 14 gives the committed bytes:" \
+			"install Debian 12's clang, or set BPF_CLANG=clang-14" >&2; \
+		exit 1; \
+	fi
 
 # golangci-lint runs go vet and staticcheck too; .golangci.yaml says what else, and why.
 lint: ## gofmt, golangci-lint, go mod tidy, clang-format, mandoc

@@ -65,7 +65,7 @@ func newBench(ctx context.Context, p plan) (*bench, error) {
 	}
 	for _, binary := range []string{tcptrace, churn} {
 		if _, err := os.Stat(binary); err != nil {
-			return nil, fmt.Errorf("%w: run 'make build bin/churn' first, and this in the root of the repository", err)
+			return nil, fmt.Errorf("%w: run 'make build bin/churn' first, in the root of the repository, and this there too", err)
 		}
 	}
 	b := &bench{ctx: ctx, plan: p, unmount: func() {}, base: map[string]*values{}}
@@ -170,7 +170,7 @@ func (c *cost) add(s sample, base float64) {
 	c.lost += s.lost
 }
 
-// untraced returns the rate of a load that nobody looks at.
+// untraced returns the rate of a load that nobody traces.
 func (b *bench) untraced(l load) (float64, error) {
 	time.Sleep(b.plan.pause)
 	ns, err := newNamespace(b.ctx)
@@ -208,8 +208,8 @@ func (b *bench) traced(l load, t *tracer) (s sample, err error) {
 	return s, err
 }
 
-// withStatistics has the kernel take the time of every BPF program meanwhile, which
-// itself costs some 75 ns for each run.
+// withStatistics makes the kernel measure the time of every BPF program meanwhile, which
+// itself costs about 75 ns per run.
 func (b *bench) withStatistics(do func() error) error {
 	on, err := ebpf.EnableStats(unix.BPF_STATS_RUN_TIME)
 	if err != nil {
@@ -219,7 +219,7 @@ func (b *bench) withStatistics(do func() error) error {
 	return do()
 }
 
-// fewRounds do for what hardly differs from round to round.
+// fewRounds are enough for what hardly differs from round to round.
 const fewRounds = 3
 
 func (b *bench) kernelTimes() error {

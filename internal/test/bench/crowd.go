@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// crowdRow is what changes, or should not, with the number of sockets that exist.
+// crowdRow is what may depend on the number of sockets that exist.
 type crowdRow struct {
 	sockets       int
 	cost          cost   // under fin
@@ -18,7 +18,7 @@ type crowdRow struct {
 	problem       error  // why the rest is missing
 }
 
-// ssLimit is the size of a crowd from which on `ss -tanp` takes minutes.
+// ssLimit is the size of the largest crowd for which `ss -tanp` does not take minutes.
 const ssLimit = 200000
 
 func (b *bench) measureCrowd(row *crowdRow) error {

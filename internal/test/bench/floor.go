@@ -9,7 +9,7 @@ import (
 	"github.com/cilium/ebpf/link"
 )
 
-// attachNothing hangs a BPF program that does nothing on the tracepoint of state
+// attachNothing attaches a BPF program that does nothing to the tracepoint of state
 // changes until ctx ends: no tracer can cost less.
 func attachNothing(ctx context.Context) error {
 	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{

@@ -81,8 +81,8 @@ func newNamespace(ctx context.Context) (*namespace, error) {
 	return ns, nil
 }
 
-// close lets the namespace go, and with it every socket that no process holds: the
-// kernel does that in the background.
+// close ends the namespace, and every socket in it that no process holds. The kernel
+// does that in the background.
 func (ns *namespace) close() {
 	ns.hold.Close()
 	_ = ns.holder.Wait()

@@ -29,7 +29,7 @@ type plan struct {
 	rounds  int
 	fin     float64       // seconds of connections in a round
 	storm   float64       // seconds of the storm
-	pause   time.Duration // before a load: the kernel clears away after the last
+	pause   time.Duration // before a load: the kernel still cleans up after the last one
 	crowds  []int         // how many live sockets there are in each row of the second table
 	smoke   bool          // only to see that everything works
 	command string        // what was asked for

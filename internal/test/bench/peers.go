@@ -21,7 +21,7 @@ var packages = map[string]string{
 }
 
 // preparePeers installs the peers that are missing, and notes those that cannot be
-// had. It returns a folder that is to be removed, or "".
+// installed. It returns a folder that the caller removes, or "".
 func preparePeers(ctx context.Context, all []*tracer) (headers string) {
 	updated := false
 	for _, t := range all {
@@ -49,7 +49,7 @@ func preparePeers(ctx context.Context, all []*tracer) (headers string) {
 }
 
 // mountTracefs mounts tracefs where nobody has, because peers look for tracepoints
-// there, and returns what takes it away again.
+// there, and returns what unmounts it.
 func mountTracefs() (undo func(), err error) {
 	const at = "/sys/kernel/tracing"
 	if _, err := os.Stat(at + "/events"); err == nil {
@@ -78,8 +78,8 @@ func aptGet(ctx context.Context, args ...string) error {
 
 // findHeaders returns a folder of kernel headers for bcc, which compiles as it starts,
 // or "" where it finds those of the running kernel by itself. Where these cannot be
-// had, those of Debian's own kernel do for tcpstates: it touches nothing that differs.
-// Debian spreads them over two folders, and bcc knows one.
+// installed, those of Debian's own kernel are good enough for tcpstates: it uses nothing
+// that differs. Debian spreads them over two folders, and bcc takes one.
 func findHeaders(ctx context.Context) (string, error) {
 	release, err := os.ReadFile("/proc/sys/kernel/osrelease")
 	if err != nil {

@@ -39,7 +39,7 @@ func readUsage(pid int) (u usage, err error) {
 	return u, u.addBPF(folder + "fdinfo")
 }
 
-// ticks: the kernel tells CPU times in 1/100 s to everybody (USER_HZ).
+// ticks reads a CPU time, which the kernel reports in 1/100 s to user space (USER_HZ).
 func ticks(field string) time.Duration {
 	n, _ := strconv.Atoi(field)
 	return time.Duration(n) * 10 * time.Millisecond
@@ -57,7 +57,7 @@ func (u *usage) addBPF(folder string) error {
 		if err != nil {
 			continue // closed meanwhile
 		}
-		_, isProgram := info["run_time_ns"] // a link tells the id of its program, too
+		_, isProgram := info["run_time_ns"] // a link shows the id of its program too
 		id, isMap := info["map_id"]
 		name := fmt.Sprint("map ", id)
 		if isProgram {

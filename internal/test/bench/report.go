@@ -106,9 +106,9 @@ const legend = `
 fin        connections on loopback, one after the other, closed with FINs; one thread, as fast as it can
 storm      listen() and shutdown() on one socket: no packets, so the most events that one thread can make
 fin, storm of the first table: the rate with the tracer as a part of the rate without, before and after
-kernel     ns that all BPF programs of the tracer take per event of fin, as the statistics of the kernel have it
+kernel     ns that all BPF programs of the tracer take per event of fin, by the kernel's own statistics
 runs       of BPF programs per event of fin
-net        kernel, less what the statistics themselves take for each run: all of what they say of the empty program
+net        kernel, less what the statistics themselves cost per run: the whole time of the empty program
 user, CPU  seconds of the tracer's user space, and of user space and kernel, per million events
 lost       as the tracer itself says, of the events of all rounds
 RSS        before any event, and at most after fin and storm

@@ -30,7 +30,7 @@ type tracer struct {
 	argv   []string
 	env    []string
 	sink   sink
-	peer   bool // may be missing here; ours may not
+	peer   bool // may be missing here; ours must not
 	silent bool // prints no event
 	absent error
 }
@@ -69,7 +69,7 @@ func (t *tracer) String() string {
 	return t.name + " > " + string(t.sink)
 }
 
-// process is a tracer that runs.
+// process is a running tracer.
 type process struct {
 	cmd    *exec.Cmd
 	stderr bytes.Buffer // to be read after exited
@@ -103,7 +103,7 @@ func (t *tracer) start(ctx context.Context) (*process, error) {
 	return p, p.launch()
 }
 
-// drain drops what it is given. io.Discard would have it read in pieces of 8 KB.
+// drain drops what it is given. With io.Discard it would be read in pieces of 8 KB.
 type drain struct{}
 
 func (*drain) Write(b []byte) (int, error) { return len(b), nil }
@@ -117,8 +117,8 @@ func (p *process) launch() error {
 }
 
 // rest returns when the process is attached and has nothing to do: it holds a BPF
-// program, and used less than a fifth of a CPU for a while. No tracer but ours could
-// be asked in another way.
+// program, and used less than a fifth of a CPU for a while. Only ours could be asked in
+// another way.
 func (p *process) rest() (usage, error) {
 	const while, limit = 250 * time.Millisecond, 90 * time.Second
 	last, _ := readUsage(p.cmd.Process.Pid) // an error comes again
@@ -159,8 +159,8 @@ func (p *process) stop() (lost int, err error) {
 	return lost, nil
 }
 
-// interrupt ends the process by Ctrl-C. bcc overhears that while it prints, so it is
-// told again.
+// interrupt ends the process by Ctrl-C. bcc misses the signal while it prints, so it is
+// sent again.
 func (p *process) interrupt() error {
 	for range 30 {
 		if err := p.cmd.Process.Signal(os.Interrupt); err != nil && !errors.Is(err, os.ErrProcessDone) {
@@ -193,7 +193,7 @@ func countLost(said io.Reader) (lost int) {
 	return lost
 }
 
-// kill is for a tracer that is of no more use. It may have ended already.
+// kill is for a tracer that is no longer needed. It may have ended already.
 func (p *process) kill() {
 	_ = p.cmd.Process.Kill()
 	if p.file != nil {

@@ -1,5 +1,5 @@
-// Package need says what a test cannot do without, and keeps a run that lacks it from
-// looking like one that passed.
+// Package need says what a test requires. A run that lacks it fails, so that it does not
+// look like one that passed.
 package need
 
 import (

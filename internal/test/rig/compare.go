@@ -26,8 +26,8 @@ func (d Diff) Err() error {
 		d.Oracle, d.Sockets, d.Missing, d.Extra, d.Reordered, d.Examples)
 }
 
-// Compare sets two lists of edges against each other: the multiset of (socket, old,
-// new), and per socket address the order. The ports are not compared: the kernel
+// Compare compares two lists of edges: the multiset of (socket, old, new), and the order
+// for each socket address. The ports are not compared: the kernel
 // reports some as 0.
 func Compare(oracle, tracer []Edge) Diff {
 	a, b := byAddress(oracle), byAddress(tracer)
@@ -86,8 +86,8 @@ func surplus(a, b []Edge) (only []Edge) {
 	return only
 }
 
-// A Connection is named by the ports of its ends, the lower one first; the zero value
-// is one of which not both are known.
+// Connection names a connection by the ports of its ends, the lower one first. The zero
+// value says that one of them is not known.
 type Connection [2]uint16
 
 func connection(a, b uint16) Connection {

@@ -46,7 +46,7 @@ func (c *tally) Write(p []byte) (int, error) {
 	}
 }
 
-// A tracer that ran for a million connections is as big as one that just began: the
+// A tracer that has seen a million connections is as big as one that just started: the
 // kernel's maps hold the sockets that exist, and memory does not grow.
 func TestMillionConnections(t *testing.T) {
 	need.Kernel(t)

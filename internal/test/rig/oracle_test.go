@@ -13,7 +13,7 @@ import (
 	"github.com/tcptrace/tcptrace/internal/test/need"
 )
 
-// a traffic is a kind of load, as arguments of churn.
+// traffic is a kind of load, as arguments of churn.
 type traffic struct {
 	name  string
 	rate  int // per second; 0: as fast as the machine can
@@ -31,7 +31,7 @@ var loads = []traffic{
 }
 
 // interrupting is traffic whose softirqs interrupt the processes that change states: the
-// kernel does not nest a program in itself, so what one copy of it misses another tells.
+// kernel does not run a program inside itself, so another copy of it reports the change.
 var interrupting = traffic{name: "interrupting", args: []string{"run", "-m", "fin", "-t", "2", "-n", "20000"}, steer: true}
 
 // namespace makes one for the traffic.
@@ -68,7 +68,7 @@ func record(ns *namespace, args ...string) (edges []Edge, l load, complete bool)
 	return Diagram(all, testPorts), l, lost == 0
 }
 
-// The two halves of the rig agree: what churn says it made is what tracefs saw.
+// The two halves of the rig agree: tracefs saw what churn says it made.
 func TestOracleSeesWhatChurnMakes(t *testing.T) {
 	need.Kernel(t)
 	for _, load := range append(loads, interrupting) {
@@ -82,8 +82,8 @@ func TestOracleSeesWhatChurnMakes(t *testing.T) {
 	}
 }
 
-// The tracer tells exactly what tracefs saw, at the highest rate that the oracle can
-// take, and besides only the steps of mini-sockets and half-open connections.
+// The tracer reports exactly what tracefs saw, at the highest rate that the oracle can
+// record, and in addition only the steps of mini-sockets and half-open connections.
 func TestTracerAgreesWithOracle(t *testing.T) {
 	need.Kernel(t)
 	cookies := givesCookies(t)
@@ -163,15 +163,16 @@ func agree(t *testing.T, traffic traffic, rate int) (complete bool) {
 			t.Logf("not judged: %d connections of which a step happened under process 1; the tracer says that %d steps were kept from it", len(under), told.Unseen)
 		}
 		if told.Unseen > 0 && len(under) == 0 || len(under) > made.Conns/20 {
-			t.Error("too much is left to doubt")
+			t.Error("too much could not be judged")
 		}
 	})
 	return complete
 }
 
-// events is what we tell of what tracefs saw: in place of each LISTEN>SYN_RECV of a
-// child comes that of its request sock; of each X>CLOSE that begins a TIME_WAIT come
-// two. How many of these there are varies from run to run, as closes may cross.
+// events is how many events the tracer makes of what tracefs saw: one for each step, and
+// a second for an X>CLOSE that begins a TIME_WAIT. (The LISTEN>SYN_RECV of a child is
+// reported once, for its request sock.) The number varies from run to run, as closes may
+// cross.
 func events(seen []Edge) int {
 	n := len(seen)
 	for _, e := range seen {
@@ -200,9 +201,9 @@ func untilJudged(t *testing.T, test func() bool) {
 		if test() {
 			return
 		}
-		t.Log("not judged, as something happened under process 1: once more")
+		t.Log("cannot be judged, as something happened under process 1: run again")
 	}
-	t.Fatal("there is always something that happens under process 1")
+	t.Fatal("something happens under process 1 in every run")
 }
 
 func overload(t *testing.T, load traffic) (judged bool) {

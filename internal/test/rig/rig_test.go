@@ -73,9 +73,8 @@ func newNamespace(t *testing.T) *namespace {
 
 func (ns *namespace) path() string { return fmt.Sprintf("/proc/%d/ns/net", ns.holder.Process.Pid) }
 
-// steer has the packets of lo handled by all CPUs (RPS), in interrupts of whatever
-// runs there, as those of a network card are. By themselves they are handled in the
-// process that sends them.
+// steer makes all CPUs handle the packets of lo (RPS), in interrupts of whatever runs
+// there, as with a network card. Without it the sending process handles them.
 func (ns *namespace) steer() {
 	ns.t.Helper()
 	script := fmt.Sprintf("mount -t sysfs sysfs /sys && echo %x > /sys/class/net/lo/queues/rx-0/rps_cpus", 1<<runtime.NumCPU()-1)
@@ -84,7 +83,7 @@ func (ns *namespace) steer() {
 	}
 }
 
-// close lets the namespace go, and with it every TIME_WAIT in it.
+// close ends the namespace, and every TIME_WAIT in it.
 func (ns *namespace) close() {
 	if ns.closed {
 		return
@@ -123,12 +122,12 @@ func (ns *namespace) churn(args ...string) (l load) {
 	return l
 }
 
-// valve is what the tracer writes to: a reader that can be told to stall, that can
-// watch for something, and that passes everything on.
+// valve is what the tracer writes to. It passes everything on, can be made to stall, and
+// can keep a copy to search.
 type valve struct {
 	mu    sync.Mutex
 	to    io.Writer
-	watch *bytes.Buffer // nil: nobody looks
+	watch *bytes.Buffer // nil: nobody searches
 	grew  chan struct{} // there is more in watch
 }
 
@@ -225,8 +224,8 @@ func (tr *tracer) sync() {
 	}
 }
 
-// endTimeWaits ends the namespace, and with it every TIME_WAIT. Of a FIN_WAIT2 in a
-// mini-socket whose FIN was not seen the tracer tells only now.
+// endTimeWaits ends the namespace, and every TIME_WAIT in it. The tracer reports a
+// FIN_WAIT2 in a mini-socket only then, if it did not see its FIN.
 func (tr *tracer) endTimeWaits() {
 	tr.t.Helper()
 	tr.ns.close()
@@ -253,9 +252,9 @@ func (tr *tracer) stop() {
 }
 
 // initThreads are the threads of process 1. Some kernels (6.18 of some virtual machines)
-// run no BPF program while one of them is current, not for a softirq that interrupts it
-// either, and do not count that: such a change exists for tracefs and for no tracer. The
-// test cannot judge what it belongs to.
+// run no BPF program while one of them is current, even in a softirq that interrupts it,
+// and do not count that: tracefs sees such a change and no BPF tracer can. The test
+// cannot judge the connection that it belongs to.
 func initThreads(t *testing.T) map[uint32]bool {
 	t.Helper()
 	entries, err := os.ReadDir("/proc/1/task")

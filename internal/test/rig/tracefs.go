@@ -1,8 +1,8 @@
-// Package rig says whether the tracer tells the truth, without using any of it. It
+// Package rig checks the tracer against a second source of truth. It
 // holds a load generator (churn/churn.c: countable TCP connections) and an oracle: ftrace's
-// own record of sock:inet_sock_set_state, taken without BPF, that proves from the
-// kernel's counters that nothing is missing in it. Compare sets the oracle's record
-// against what Translate makes of the tracer's JSON.
+// own record of sock:inet_sock_set_state, taken without BPF, whose counters prove that
+// nothing is missing in it. Compare compares the oracle's record with what Translate
+// makes of the tracer's JSON.
 //
 // It is for tests and for the bench; nothing in the tool imports it.
 package rig
@@ -25,7 +25,7 @@ import (
 // tracefs is where the kernel expects tracefs to be mounted since 4.1.
 const tracefs = "/sys/kernel/tracing"
 
-// Edge is one state change of one full socket, as tracefs tells it.
+// Edge is one state change of one full socket, as tracefs reports it.
 type Edge struct {
 	Sk            uint64 // kernel address of the socket; reused within microseconds of its end
 	Old, New      tcp.State
@@ -39,7 +39,7 @@ func (e Edge) String() string {
 
 // Recorder is a tracing instance of its own, so that it disturbs no other user of
 // tracefs. It keeps everything in the kernel's buffers until Stop: a reader that runs
-// along would compete for the CPU with the tracer that is judged.
+// meanwhile would compete for the CPU with the tracer that is judged.
 type Recorder struct {
 	dir string
 }
@@ -93,9 +93,9 @@ func (r *Recorder) set(file, value string) error {
 	return nil
 }
 
-// Stop ends the recording and returns it in time order, with the number of losses the
-// kernel admits to: 0 means that the record is complete. A page in which events are
-// missing counts as one loss at least.
+// Stop ends the recording and returns it in time order, with the number of losses that
+// the kernel counted: 0 means that the record is complete. A page in which events are
+// missing counts as at least one loss.
 func (r *Recorder) Stop() (edges []Edge, lost uint64, err error) {
 	if err := r.set("events/sock/inet_sock_set_state/enable", "0"); err != nil {
 		return nil, 0, err
@@ -152,7 +152,7 @@ func countLosses(stats string) (lost uint64) {
 		case "overrun", "commit overrun", "dropped events":
 			n, err := strconv.ParseUint(value, 10, 64)
 			if err != nil {
-				n = 1 // not understood is not proven complete
+				n = 1 // what cannot be read does not prove that the record is complete
 			}
 			lost += n
 		}
