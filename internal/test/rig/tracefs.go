@@ -1,8 +1,8 @@
-// Package rig checks the tracer against a second source of truth. It
-// holds a load generator (churn/churn.c: countable TCP connections) and an oracle: ftrace's
-// own record of sock:inet_sock_set_state, taken without BPF, whose counters prove that
-// nothing is missing in it. Compare compares the oracle's record with what Translate
-// makes of the tracer's JSON.
+// Package rig checks the tracer against a second source of truth. It holds a load
+// generator (churn/churn.c: countable TCP connections) and an oracle: ftrace's own record
+// of sock:inet_sock_set_state, taken without BPF, whose counters prove that nothing is
+// missing in it. Compare compares the oracle's record with what Translate makes of the
+// tracer's JSON.
 //
 // It is for tests and for the bench; nothing in the tool imports it.
 package rig
