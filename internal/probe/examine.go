@@ -107,9 +107,11 @@ var ErrLockedDown = errors.New("this kernel is locked down (lockdown=confidentia
 func lockedDown() bool { return lockdownMode() == confidentiality || refusesReads() }
 
 // refusesReads reports whether bpf_base_func_proto denies bpf_probe_read_kernel, as it does
-// under LOCKDOWN_BPF_READ_KERNEL. Without the privilege to load programs the answer is false.
+// under LOCKDOWN_BPF_READ_KERNEL. It asks for bpf_probe_read, which is denied with it: for
+// the other the library falls back to this one and misunderstands the refusal. Without the
+// privilege to load programs the answer is false.
 func refusesReads() bool {
-	return errors.Is(features.HaveProgramHelper(ebpf.RawTracepoint, asm.FnProbeReadKernel), ebpf.ErrNotSupported)
+	return errors.Is(features.HaveProgramHelper(ebpf.RawTracepoint, asm.FnProbeRead), ebpf.ErrNotSupported)
 }
 
 // lockdownMode is the word in brackets of "[none] integrity confidentiality", or empty where
