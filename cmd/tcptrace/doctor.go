@@ -1,26 +1,29 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 
 	"github.com/tcptrace/tcptrace/internal/probe"
 )
 
-// kernelFlags say how the kernel is looked into.
+// kernelFlags say how a trace gets into the kernel.
 type kernelFlags struct {
 	BTF     string   `name:"btf" placeholder:"FILE" help:"Type information for a kernel without /sys/kernel/btf/vmlinux."`
-	Without []string `placeholder:"HOOK,..." hidden:"" help:"Do without hooks, as on a kernel that lacks them."`
+	Without []string `placeholder:"HOOK,..." hidden:"" help:"Leave out hooks, as on a kernel that lacks them."`
 }
 
-// hooksFlag says by which way accept() is seen.
+// hooksFlag says how accept() is seen.
 type hooksFlag struct {
 	Hooks probe.Hooks `enum:"auto,tracepoints,trampolines" default:"auto" placeholder:"WAY" help:"How accept() is seen: auto, tracepoints (at the first read) or trampolines (at once)."`
 }
 
-// doctorCmd tells what a trace can show on this host.
+// doctorCmd says what a trace can show on this host.
 type doctorCmd struct {
 	Output string `short:"o" group:"Output" enum:"columns,json" default:"columns" placeholder:"FORMAT" help:"columns (the default) or json."`
 	JSON   bool   `short:"j" group:"Output" help:"-o json."`
@@ -29,7 +32,7 @@ type doctorCmd struct {
 	kernelFlags `embed:"" group:"Kernel"`
 }
 
-// diagnosis is what doctor prints; its JSON is of this shape.
+// diagnosis is what doctor prints; its JSON has this shape.
 type diagnosis struct {
 	V        int       `json:"v"`
 	Works    bool      `json:"works"`
@@ -41,22 +44,16 @@ type finding struct {
 	Name   string       `json:"name"`
 	Status probe.Status `json:"status"`
 	Found  string       `json:"found"`
-	Means  string       `json:"means,omitempty"`
+	Means  string       `json:"means,omitempty"` // never empty unless the status is ok
 }
 
-// Run prints the diagnosis. Where nothing can be traced, that is its error.
+// Run prints the diagnosis. If nothing can be traced here, Run returns why.
 func (c *doctorCmd) Run(e *env) error {
 	findings, broken := probe.Examine(probe.Config{
 		RingBytes: 1 << 20, OwnerRefresh: -1, Stacks: true, Tracked: true,
 		Hooks: c.Hooks, Without: c.Without, BTF: c.BTF,
 	})
-	d := diagnosis{V: 1, Works: broken == nil}
-	if broken != nil {
-		d.Remedy = broken.Error()
-	}
-	for _, f := range findings {
-		d.Findings = append(d.Findings, finding(f))
-	}
+	d := diagnose(findings, broken)
 	write := d.columns
 	if c.JSON || c.Output == "json" {
 		write = d.json
@@ -70,30 +67,77 @@ func (c *doctorCmd) Run(e *env) error {
 	return nil
 }
 
+// diagnose adds to the findings what the user can do.
+func diagnose(findings []probe.Finding, broken error) *diagnosis {
+	d := &diagnosis{V: 1, Works: broken == nil}
+	if broken != nil {
+		d.Remedy = withAdvice(broken)
+	}
+	for _, f := range findings {
+		means := f.Means
+		if f.Err != nil {
+			means = withAdvice(f.Err)
+		}
+		d.Findings = append(d.Findings, finding{f.Name, f.Status, f.Found, means})
+	}
+	return d
+}
+
+// withAdvice returns the text of err and, where a flag or a command helps, says which.
+func withAdvice(err error) string {
+	var lack *probe.MissingCapabilities
+	switch {
+	case errors.As(err, &lack):
+		return fmt.Sprintf("%v: run it with sudo, or give them to the file once with: sudo setcap %s=ep %s",
+			err, strings.ToLower(strings.Join(lack.Needed, ",")), executable())
+	case errors.Is(err, probe.ErrNoTypes):
+		return fmt.Sprintf("%v: the kernel has to be built with CONFIG_DEBUG_INFO_BTF=y; if it is and only the file is hidden, "+
+			"as in a container, give a copy of the file with --btf FILE", err)
+	case errors.Is(err, probe.ErrTrampolines):
+		return fmt.Sprintf("%v: leave out --hooks trampolines, and tracepoints do their work", err)
+	default:
+		return err.Error()
+	}
+}
+
+// executable is where this program lies, as setcap wants to know.
+func executable() string {
+	path, err := os.Executable()
+	if err != nil {
+		return os.Args[0]
+	}
+	return path
+}
+
 func (d *diagnosis) json(w io.Writer) error {
 	enc := json.NewEncoder(w)
 	enc.SetEscapeHTML(false)
 	return enc.Encode(d)
 }
 
-// oneLine takes the line breaks out of what the verifier says.
+// oneLine removes the line breaks that messages of the verifier contain.
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
 
-// columns writes a table, and below it what is not visible.
+// columns writes a table, and below it what is not shown.
 func (d *diagnosis) columns(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%-8s %-24s %s\n", "STATUS", "WHAT", "FOUND")
-	blind := ""
+	var limits []string
 	for _, f := range d.Findings {
 		fmt.Fprintf(&b, "%-8s %-24s %s\n", f.Status, f.Name, oneLine(f.Found))
-		if f.Means != "" && f.Status == probe.Partly {
-			blind += fmt.Sprintf("  %s\n", oneLine(f.Means))
+		if f.Status != probe.OK {
+			limits = append(limits, cmp.Or(f.Means, f.Name+": "+f.Found))
 		}
 	}
-	if d.Works && blind != "" {
-		fmt.Fprintf(&b, "\nEverything is shown, but:\n%s", blind)
-	} else if d.Works {
+	switch {
+	case !d.Works: // the error says why
+	case limits == nil:
 		b.WriteString("\nEverything is shown.\n")
+	default:
+		b.WriteString("\nA trace works here, but:\n")
+		for _, limit := range limits {
+			fmt.Fprintf(&b, "  %s\n", oneLine(limit))
+		}
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

@@ -75,7 +75,7 @@ func run(e *env, args []string) int {
 		}
 		return exitUsage
 	default:
-		fmt.Fprintf(e.stderr, "tcptrace: %v\n", err)
+		fmt.Fprintf(e.stderr, "tcptrace: %s\n", withAdvice(err))
 		return exitFailure
 	}
 }

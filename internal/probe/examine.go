@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -8,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/features"
 	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 )
@@ -17,30 +20,32 @@ type Status string
 
 const (
 	OK      Status = "ok"
-	Partly  Status = "partly"  // works, and something is not visible
-	Missing Status = "missing" // without it nothing is
+	Partly  Status = "partly"  // a trace works, but does not show everything
+	Missing Status = "missing" // nothing can be traced
 )
 
-// Finding is one thing that this host offers to a trace, or does not.
+// Finding is one thing that a trace needs, and what this host offers of it.
 type Finding struct {
 	Name   string
 	Status Status
 	Found  string // what there is
-	Means  string // what is not visible therefore, and what to do; empty where there is nothing to say
+	Means  string // of Partly: what is not shown; a sentence without a full stop
+	Err    error  // of Missing: what Open returns
 }
 
-// Examine finds out what a trace with cfg could show on this host. It loads and
-// attaches the programs to know, and detaches them again. The error says why
-// nothing can be traced; the findings are as complete as they can be then.
+// Examine finds out what a trace with cfg could show on this host. To know that, it
+// begins such a trace and ends it. The error says why nothing can be traced; then there
+// are fewer findings.
 func Examine(cfg Config) ([]Finding, error) {
-	findings := []Finding{kernelFinding(), capabilityFinding(), lockdownFinding()}
+	findings := []Finding{kernelFinding(), capabilityFinding(), lockdownFinding(), typesFinding(cfg)}
 	p, err := Open(cfg)
 	if err != nil {
-		return append(findings, typesFinding(cfg), Finding{"programs", Missing, "not loaded", err.Error()}, namespaceFinding()), err
+		return append(findings, Finding{Name: "programs", Status: Missing, Found: "not loaded", Err: err}, namespaceFinding()), err
 	}
 	defer p.Close()
-	findings = append(findings, typesFinding(cfg),
-		Finding{"ring buffer", OK, fmt.Sprintf("%d KiB", p.ring.BufferSize()>>10), ""}, p.hooks.symbolFinding())
+	findings = append(findings,
+		Finding{Name: "ring buffer", Status: OK, Found: fmt.Sprintf("%d KiB", p.ring.BufferSize()>>10)},
+		p.hooks.symbolFinding())
 	hooked, err := p.hooks.hookFindings()
 	if err != nil {
 		return findings, err
@@ -50,11 +55,14 @@ func Examine(cfg Config) ([]Finding, error) {
 }
 
 func kernelFinding() Finding {
+	f := Finding{Name: "kernel", Status: OK}
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {
-		return Finding{"kernel", Partly, err.Error(), ""}
+		f.Found = err.Error()
+	} else {
+		f.Found = unix.ByteSliceToString(name.Release[:]) + " " + unix.ByteSliceToString(name.Machine[:])
 	}
-	return Finding{"kernel", OK, unix.ByteSliceToString(name.Release[:]) + " " + unix.ByteSliceToString(name.Machine[:]), ""}
+	return f
 }
 
 func capabilityFinding() Finding {
@@ -71,33 +79,44 @@ func capabilityFinding() Finding {
 		f.Found = "none of those needed"
 	}
 	if err := checkPrivileges(); err != nil {
-		f.Status, f.Means = Missing, err.Error()
+		f.Status, f.Err = Missing, err
 	}
 	return f
 }
 
 func lockdownFinding() Finding {
-	f := Finding{Name: "lockdown", Status: OK}
-	switch mode := lockdown(); mode {
-	case "":
-		f.Found = "none, or not shown (securityfs)"
-	case confidentiality:
-		f.Status, f.Found, f.Means = Missing, mode, lockedDown
-	default:
-		f.Found = mode
+	f := Finding{Name: "lockdown", Status: OK, Found: lockdownMode()}
+	switch {
+	case lockedDown():
+		f.Status, f.Found, f.Err = Missing, confidentiality, ErrLockedDown
+	case f.Found == "":
+		f.Found = "not known (securityfs is not mounted)"
 	}
 	return f
 }
 
-// confidentiality is the lockdown in which nothing can be traced.
-const (
-	confidentiality = "confidentiality"
-	lockedDown      = "this kernel is locked down (confidentiality) and lets no BPF program read its memory: boot it with lockdown=integrity, or without"
-)
+// confidentiality is the mode of lockdown in which BPF programs cannot read the kernel.
+const confidentiality = "confidentiality"
 
-// lockdown reads which of "[none] integrity confidentiality" is in force; empty where
-// that is not shown.
-func lockdown() string {
+// ErrLockedDown says that the kernel lets no BPF program read its memory.
+var ErrLockedDown = errors.New("this kernel is locked down (lockdown=confidentiality) and refuses bpf_probe_read_kernel, " +
+	"without which no program can read a socket: boot it with lockdown=integrity, or without lockdown")
+
+// lockedDown reports whether the kernel lets no BPF program read its memory, as far as
+// this process can find out.
+func lockedDown() bool { return lockdownMode() == confidentiality || refusesReads() }
+
+// refusesReads reports whether bpf_base_func_proto denies bpf_probe_read_kernel, as it does
+// under LOCKDOWN_BPF_READ_KERNEL. It asks for bpf_probe_read, which is denied with it: for
+// the other the library falls back to this one and misunderstands the refusal. Without the
+// privilege to load programs the answer is false.
+func refusesReads() bool {
+	return errors.Is(features.HaveProgramHelper(ebpf.RawTracepoint, asm.FnProbeRead), ebpf.ErrNotSupported)
+}
+
+// lockdownMode is the word in brackets of "[none] integrity confidentiality", or empty where
+// securityfs is not mounted.
+func lockdownMode() string {
 	modes, err := os.ReadFile("/sys/kernel/security/lockdown")
 	if err != nil {
 		return ""
@@ -109,10 +128,12 @@ func lockdown() string {
 
 func typesFinding(cfg Config) Finding {
 	f := Finding{Name: "type information", Status: OK}
+	types, err := kernelTypes(cfg.BTF)
 	if slices.Contains(cfg.Without, hookTypes) {
-		f.Status, f.Found, f.Means = Missing, "none", errNoTypes.Error()
-	} else if types, err := kernelTypes(cfg.BTF); err != nil {
-		f.Status, f.Found, f.Means = Missing, "none", err.Error()
+		err = fmt.Errorf("%w: %w", ErrNoTypes, ErrLeftOut)
+	}
+	if err != nil {
+		f.Status, f.Found, f.Err = Missing, "none", err
 	} else {
 		f.Found = types.from
 	}
@@ -123,30 +144,28 @@ func (set *hookSet) symbolFinding() Finding {
 	f := Finding{Name: "function addresses", Status: OK, Found: "/proc/kallsyms"}
 	if why := set.missing[hookSymbols]; why != nil {
 		f.Status, f.Found = Partly, why.Error()
-		f.Means = "set kernel.kptr_restrict to 1 or 0, see TIME_WAIT below"
+		f.Means = "some reasons are not shown; set kernel.kptr_restrict to 1 or 0"
 	}
 	return f
 }
 
+// hookFindings has one for each hook that the trace would use.
 func (set *hookSet) hookFindings() (findings []Finding, err error) {
 	spec, err := loadBpf()
 	if err != nil {
 		return nil, err
 	}
-	for _, h := range allHooks() {
-		if !set.wants(h) {
-			continue
-		}
+	for _, h := range set.all() {
 		f := Finding{Name: h.shows, Status: OK, Found: h.way(spec)}
 		if why := set.missing[h.name]; why != nil {
-			f.Status, f.Found, f.Means = Partly, why.Error(), h.blind
+			f.Status, f.Found, f.Means = Partly, why.Error(), h.without
 		}
 		findings = append(findings, f)
 	}
 	return findings, nil
 }
 
-// way names what the programs of h hang on.
+// way names what the programs of h attach to.
 func (h hook) way(spec *ebpf.CollectionSpec) string {
 	var ways []string
 	for _, s := range h.programs(new(bpfPrograms)) {
@@ -162,48 +181,56 @@ func (h hook) way(spec *ebpf.CollectionSpec) string {
 }
 
 func (set *hookSet) acceptFinding() Finding {
-	const later = "an accepted connection shows the owner of its listener until it is read from, or closed, or found among open files"
+	f := Finding{Name: "accept", Status: Partly,
+		Means: "an accepted connection shows the owner of its listener until it is read from, or closed, or found among open files"}
 	switch why := set.missing[hookTrampoline]; {
 	case why != nil:
-		return Finding{"accept", Partly, "no trampoline: " + why.Error(), later}
+		f.Found = "no trampoline: " + why.Error()
 	case set.trampoline == nil:
-		return Finding{"accept", Partly, "no trampoline: not asked for", later}
+		f.Found = "no trampoline: not asked for"
+	default:
+		f.Status, f.Found, f.Means = OK, "trampoline "+hookTrampoline, ""
 	}
-	return Finding{"accept", OK, "trampoline " + hookTrampoline, ""}
+	return f
 }
 
 func cookieFinding(cfg Config) Finding {
-	if types, err := kernelTypes(cfg.BTF); err == nil && hasCookieHelper(types.kernel) {
-		return Finding{"socket cookies", OK, "bpf_get_socket_cookie", ""}
+	f := Finding{Name: "socket cookies", Status: OK, Found: "bpf_get_socket_cookie"}
+	if types, err := kernelTypes(cfg.BTF); err != nil || !hasCookieHelper(types.kernel) {
+		f.Status, f.Found = Partly, "only those that somebody asked for"
+		f.Means = "most sockets have no cookie: Linux 5.12 or later gives every socket one"
 	}
-	return Finding{"socket cookies", Partly, "only those that somebody asked for", "the cookie of most sockets: Linux 5.12 or later gives every socket one"}
+	return f
 }
 
 func mptcpFinding() Finding {
 	f := Finding{Name: "MPTCP", Status: OK, Found: "not in this kernel"}
 	if enabled, err := os.ReadFile("/proc/sys/net/mptcp/enabled"); err == nil {
-		f.Found = map[string]string{"0": "off"}[strings.TrimSpace(string(enabled))]
-		if f.Found == "" {
-			f.Found = "on"
+		f.Found = "on"
+		if strings.TrimSpace(string(enabled)) == "0" {
+			f.Found = "off"
 		}
 	}
 	return f
 }
 
-// destroyFinding asks the kernel to close a socket that cannot be.
+// destroyFinding asks the kernel to close a socket that does not exist.
 func destroyFinding() Finding {
+	f := Finding{Name: "SOCK_DESTROY", Status: OK, Found: "available"}
 	nowhere := netip.AddrPortFrom(netip.IPv4Unspecified(), 0)
-	err := destroyAll([]Target{{Cookie: 1 << 63, Local: nowhere, Remote: nowhere}}, func(Target, error) {})
-	if err != nil {
-		return Finding{"SOCK_DESTROY", Partly, err.Error(), "leaks --kill cannot close sockets"}
+	if err := destroyAll([]Target{{Cookie: 1 << 63, Local: nowhere, Remote: nowhere}}, func(Target, error) {}); err != nil {
+		f.Status, f.Found, f.Means = Partly, err.Error(), "sockets cannot be closed on behalf of their processes"
 	}
-	return Finding{"SOCK_DESTROY", OK, "for leaks --kill", ""}
+	return f
 }
 
 func namespaceFinding() Finding {
+	f := Finding{Name: "network namespaces", Status: OK}
 	namespaces, err := netNamespaces("/proc", nil)
 	if err != nil {
-		return Finding{"network namespaces", Partly, err.Error(), "sockets of other namespaces that exist already"}
+		f.Status, f.Found, f.Means = Partly, err.Error(), "sockets of other network namespaces that exist already are not shown"
+	} else {
+		f.Found = fmt.Sprint(len(namespaces))
 	}
-	return Finding{"network namespaces", OK, fmt.Sprint(len(namespaces)), ""}
+	return f
 }

@@ -13,14 +13,29 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Hooks says how the process that accepts a connection is seen.
+// Hooks says how the trace learns which process accepts a connection.
 type Hooks string
 
 const (
-	HooksAuto        Hooks = "auto"        // trampolines where the kernel takes them; also ""
-	HooksTracepoints Hooks = "tracepoints" // at the first use of the connection, or its close
-	HooksTrampolines Hooks = "trampolines" // at once; an error where the kernel refuses
+	HooksAuto        Hooks = "auto"        // trampolines where the kernel allows them; also ""
+	HooksTracepoints Hooks = "tracepoints" // at the first use of the connection, or when it closes
+	HooksTrampolines Hooks = "trampolines" // at accept(); ErrTrampolines where the kernel refuses them
 )
+
+// ErrTrampolines says that HooksTrampolines was asked for and the kernel refuses them.
+var ErrTrampolines = errors.New("this kernel refuses trampolines")
+
+// ErrLeftOut is why a hook of Config.Without is missing.
+var ErrLeftOut = errors.New("left out on request")
+
+// Limitation is something that a trace does not show, because a hook is missing.
+type Limitation struct {
+	Hook   string // as the kernel calls it
+	Effect string // what is not shown, or not right: a sentence without a full stop
+	Err    error  // why the hook is missing: ErrLeftOut, or what the kernel lacks or refuses
+}
+
+func (l Limitation) String() string { return fmt.Sprintf("%s: %s: %v", l.Effect, l.Hook, l.Err) }
 
 // The names of hooks that code refers to.
 const (
@@ -38,54 +53,54 @@ const (
 
 // hook is one way into the kernel.
 type hook struct {
-	name     string // as the kernel calls it, and Config.Without
-	shows    string // what it is good for, in a word or two
-	blind    string // what is not seen without it; empty: nothing is
+	name     string // as the kernel calls it, and in Config.Without
+	shows    string // what it is for, in a word or two
+	without  string // the Limitation.Effect if it is missing; empty: no trace without it
 	programs func(*bpfPrograms) []slot
 }
 
-// slot is where a program of an object goes once it is loaded.
+// slot is where a program of the BPF object goes once it is loaded.
 type slot struct {
 	name string
 	at   **ebpf.Program
 }
 
 // hooks are in the order of attaching, from ends to beginnings: whatever begins
-// meanwhile will be seen to end. The last one is indispensable.
+// meanwhile will be seen to end. A trace needs the last one.
 var hooks = []hook{
 	{
 		name: hookTable, shows: "existing sockets",
-		blind: "sockets that exist already are not shown before their state changes",
+		without: "sockets that exist already are not shown before their state changes",
 		programs: func(p *bpfPrograms) []slot {
 			return []slot{{bpfProgTable, &p.Table}}
 		},
 	}, {
 		name: hookFiles, shows: "open files (owner, fd)",
-		blind: "file descriptors, and the owners of sockets that exist already, are not shown",
+		without: "file descriptors, and the owners of sockets that exist already, are not shown",
 		programs: func(p *bpfPrograms) []slot {
 			return []slot{{bpfProgFiles, &p.Files}}
 		},
 	}, {
 		name: hookDestroy, shows: "end of sockets",
-		blind: "a socket that is used again after it was closed is taken for a new one",
+		without: "a socket that is used again after it was closed is taken for a new one",
 		programs: func(p *bpfPrograms) []slot {
 			return []slot{{bpfProgDestroySock, &p.DestroySock}}
 		},
 	}, {
 		name: "kfree_skb", shows: "FIN_WAIT2 > TIME_WAIT",
-		blind: "FIN_WAIT2 > TIME_WAIT of closed sockets is shown late, its duration as a lower bound",
+		without: "FIN_WAIT2 > TIME_WAIT of closed sockets is shown late, its duration as a lower bound",
 		programs: func(p *bpfPrograms) []slot {
 			return []slot{{bpfProgKfreeSkb, &p.KfreeSkb}}
 		},
 	}, {
 		name: "tcp_rcv_space_adjust", shows: "first use",
-		blind: "who reads from an accepted connection is shown only once it closes, or is found among open files",
+		without: "who reads from an accepted connection is shown only once it closes, or is found among open files",
 		programs: func(p *bpfPrograms) []slot {
 			return []slot{{bpfProgRcvSpaceAdjust, &p.RcvSpaceAdjust}}
 		},
 	}, {
 		name: hookTimer, shows: "TIME_WAIT and SYN_RECV",
-		blind: "TIME_WAIT and half-open connections are not shown; FIN_WAIT2 of a closed socket ends at once",
+		without: "TIME_WAIT and half-open connections are not shown; FIN_WAIT2 of a closed socket ends at once",
 		programs: func(p *bpfPrograms) []slot {
 			return []slot{
 				{bpfProgTimerExpireExit, &p.TimerExpireExit},
@@ -108,7 +123,7 @@ var hooks = []hook{
 // stacksHook is loaded only for Config.Stacks, and attached by attachAccept.
 var stacksHook = hook{
 	name: hookAcceptExit, shows: "code that accepts",
-	blind: "the code that calls accept() is not shown",
+	without: "the code that calls accept() is not shown",
 	programs: func(p *bpfPrograms) []slot {
 		return []slot{{bpfProgAcceptExit, &p.AcceptExit}, {bpfProgAccept4Exit, &p.Accept4Exit}}
 	},
@@ -116,26 +131,46 @@ var stacksHook = hook{
 
 // trackedHook is loaded only for Config.Tracked, and attached by walkMap.
 var trackedHook = hook{
-	name: hookTracked, shows: "known sockets, for leaks",
-	blind: "tcptrace leaks cannot look at sockets",
+	name: hookTracked, shows: "list of tracked sockets",
+	without: "the sockets that the trace keeps track of cannot be listed",
 	programs: func(p *bpfPrograms) []slot {
 		return []slot{{bpfProgKnownSockets, &p.KnownSockets}, {bpfProgKnownRequests, &p.KnownRequests}}
 	},
 }
 
-// allHooks are those of hooks, the indispensable one first, and those for some only.
-func allHooks() []hook {
-	all := slices.Clone(hooks)
-	slices.Reverse(all)
-	return append(all, stacksHook, trackedHook)
+// hookPlan is which hooks to load.
+type hookPlan struct {
+	required hook   // loading fails without it
+	optional []hook // each one that is missing is a Limitation
 }
 
-// hooksNamed are some of hooks, in that order.
-func hooksNamed(names ...string) (named []hook) {
-	for _, name := range names {
-		named = append(named, hooks[slices.IndexFunc(hooks, func(h hook) bool { return h.name == name })])
+func (plan hookPlan) all() []hook { return append([]hook{plan.required}, plan.optional...) }
+
+// traces reports whether the hooks follow sockets, and do not only list them.
+func (plan hookPlan) traces() bool { return plan.required.name == hookState }
+
+// tracePlan is for a trace with cfg.
+func tracePlan(cfg Config) hookPlan {
+	optional := slices.Clone(hooks)
+	slices.Reverse(optional)
+	plan := hookPlan{required: optional[0], optional: optional[1:]}
+	if cfg.Stacks {
+		plan.optional = append(plan.optional, stacksHook)
 	}
-	return named
+	if cfg.Tracked {
+		plan.optional = append(plan.optional, trackedHook)
+	}
+	return plan
+}
+
+// listPlan is for a list of the sockets that exist.
+func listPlan() hookPlan {
+	return hookPlan{required: hookNamed(hookTable), optional: []hook{hookNamed(hookFiles)}}
+}
+
+// hookNamed is for the names of hooks.
+func hookNamed(name string) hook {
+	return hooks[slices.IndexFunc(hooks, func(h hook) bool { return h.name == name })]
 }
 
 // find looks for what the programs of h attach to.
@@ -156,61 +191,48 @@ func (h hook) find(spec *ebpf.CollectionSpec, kernel *btf.Spec) error {
 	return nil
 }
 
-// errLeftOut is why a hook of Config.Without is missing.
-var errLeftOut = errors.New("left out on request")
-
-// hookSet says which hooks a trace has to do without, and why.
+// hookSet is the hooks of one trace, and why some of them are missing.
 type hookSet struct {
-	ways       Hooks
-	asked      map[string]bool // of the hooks that are for some only
-	missing    map[string]error
-	trampoline *ebpf.Program // nil: not asked for, or missing
+	hookPlan
+	accept     Hooks
+	missing    map[string]error // by name; also hookTrampoline, hookSymbols and hookTypes
+	trampoline *ebpf.Program    // nil: not asked for, or missing
 }
 
-// newHookSet begins with what was left out on request.
-func newHookSet(cfg Config) (*hookSet, error) {
-	set := &hookSet{
-		ways:    cfg.Hooks,
-		asked:   map[string]bool{stacksHook.name: cfg.Stacks, trackedHook.name: cfg.Tracked},
-		missing: map[string]error{},
-	}
+// newHookSet begins with what Config.Without leaves out.
+func newHookSet(cfg Config, plan hookPlan) (*hookSet, error) {
+	set := &hookSet{hookPlan: plan, accept: cfg.Hooks, missing: map[string]error{}}
 	if !slices.Contains([]Hooks{"", HooksAuto, HooksTracepoints, HooksTrampolines}, cfg.Hooks) {
-		return nil, fmt.Errorf("unknown way %q to hook in: give auto, tracepoints or trampolines", cfg.Hooks)
+		return nil, fmt.Errorf("unknown hooks %q: they are auto, tracepoints or trampolines", cfg.Hooks)
 	}
-	known := []string{hookTrampoline, hookSymbols, hookTypes}
-	for _, h := range allHooks() {
+	known := []string{hookTrampoline, hookSymbols, hookTypes, stacksHook.name, trackedHook.name}
+	for _, h := range hooks {
 		known = append(known, h.name)
 	}
 	for _, name := range cfg.Without {
 		if !slices.Contains(known, name) {
-			return nil, fmt.Errorf("cannot do without %q: no such hook; there are %s", name, strings.Join(known, ", "))
+			return nil, fmt.Errorf("cannot leave out the hook %q: there are %s", name, strings.Join(known, ", "))
 		}
 		if name == hookState {
-			return nil, fmt.Errorf("cannot do without %s: nothing else tells of state changes", name)
+			return nil, fmt.Errorf("cannot leave out the hook %s: no other one reports state changes", name)
 		}
-		set.missing[name] = errLeftOut
+		set.missing[name] = ErrLeftOut
 	}
 	return set, nil
 }
 
 func (set *hookSet) has(hook string) bool { return set.missing[hook] == nil }
 
-// wants reports whether h is to be loaded.
-func (set *hookSet) wants(h hook) bool {
-	asked, forSome := set.asked[h.name]
-	return asked || !forSome
-}
-
-// miss notes that h is missing. It returns an error if nothing goes without h.
+// miss notes why h is missing, which is an error if h is required.
 func (set *hookSet) miss(h hook, why error) error {
-	if h.blind == "" {
-		return fmt.Errorf("hook into %s: %w", h.name, why)
-	}
 	set.missing[h.name] = why
+	if h.name == set.required.name {
+		return fmt.Errorf("cannot see %s without the hook %s: %w", h.shows, h.name, why)
+	}
 	return nil
 }
 
-// attach attaches what was loaded and is not attached by its reader.
+// attach attaches the programs that are loaded, but for those that a walk attaches.
 func (set *hookSet) attach(p *bpfPrograms) (links []io.Closer, err error) {
 	for _, h := range hooks {
 		if h.name == hookTable || h.name == hookFiles {
@@ -232,33 +254,31 @@ func (set *hookSet) attach(p *bpfPrograms) (links []io.Closer, err error) {
 		return links, nil
 	}
 	l, err := link.AttachTracing(link.TracingOptions{Program: set.trampoline})
-	if err == nil {
-		links = append(links, l)
+	if err != nil {
+		return links, set.missTrampoline(err)
 	}
-	return links, set.trampolineRefused(err)
+	return append(links, l), nil
 }
 
-// trampolineRefused: that is an error only to whoever insists on trampolines.
-func (set *hookSet) trampolineRefused(err error) error {
-	if err == nil {
+// missTrampoline notes why the trampoline is missing, which is an error only if the
+// caller insists on it.
+func (set *hookSet) missTrampoline(why error) error {
+	if errors.Is(why, unix.EPERM) { // the library adds a guess that is wrong here
+		why = unix.EPERM
+	}
+	set.missing[hookTrampoline] = why
+	if set.accept != HooksTrampolines {
 		return nil
 	}
-	if errors.Is(err, unix.EPERM) { // the library makes a guess about it that is wrong here
-		err = unix.EPERM
-	}
-	set.missing[hookTrampoline] = err
-	if set.ways != HooksTrampolines {
-		return nil
-	}
-	return fmt.Errorf("this kernel refuses trampolines (fexit/%s): %w: without --hooks trampolines tracepoints do their work", hookTrampoline, err)
+	return fmt.Errorf("%w (fexit/%s): %w", ErrTrampolines, hookTrampoline, why)
 }
 
-// blind gives one sentence for each hook that is missing.
-func (set *hookSet) limitations() (sentences []string) {
-	for _, h := range allHooks() {
+// limitations has one entry for each optional hook that is missing.
+func (set *hookSet) limitations() (limits []Limitation) {
+	for _, h := range set.optional {
 		if why := set.missing[h.name]; why != nil {
-			sentences = append(sentences, fmt.Sprintf("%s: %s: %v", h.blind, h.name, why))
+			limits = append(limits, Limitation{h.name, h.without, why})
 		}
 	}
-	return sentences
+	return limits
 }

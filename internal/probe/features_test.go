@@ -3,6 +3,7 @@ package probe
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -16,9 +17,9 @@ func TestHooksHaveEveryProgram(t *testing.T) {
 		t.Fatal(err)
 	}
 	owner := map[string]string{}
-	for _, h := range allHooks() {
-		if (h.blind == "") != (h.name == hookState) {
-			t.Errorf("hook %s: what is not seen without it: %q", h.name, h.blind)
+	for _, h := range tracePlan(Config{Stacks: true, Tracked: true}).all() {
+		if (h.without == "") != (h.name == hookState) {
+			t.Errorf("hook %s: what is not seen without it: %q", h.name, h.without)
 		}
 		for _, s := range h.programs(new(bpfPrograms)) {
 			if other := owner[s.name]; other != "" {
@@ -35,12 +36,12 @@ func TestHooksHaveEveryProgram(t *testing.T) {
 			t.Errorf("program %s belongs to no hook", name)
 		}
 	}
-	if last := hooks[len(hooks)-1].name; last != hookState {
-		t.Errorf("the last hook is %s, want %s", last, hookState)
+	if got := tracePlan(Config{}).required.name; got != hookState {
+		t.Errorf("a trace requires the hook %s, want %s", got, hookState)
 	}
 }
 
-// The types of our own object have no hook at all: all are missed, each by name.
+// The types of our own object show no hook: every one is found to be missing.
 func TestMissingHooksAreFound(t *testing.T) {
 	spec, err := loadBpf()
 	if err != nil {
@@ -48,7 +49,7 @@ func TestMissingHooksAreFound(t *testing.T) {
 	}
 	for _, h := range hooks {
 		if err := h.find(spec, spec.Types); err == nil || !strings.Contains(err.Error(), "this kernel has no") {
-			t.Errorf("hook %s: got error %v, want that the kernel has none", h.name, err)
+			t.Errorf("hook %s: got error %v, want one that says that the kernel lacks it", h.name, err)
 		}
 	}
 }
@@ -58,12 +59,59 @@ func TestWrongConfigIsRefused(t *testing.T) {
 		cfg  Config
 		want string
 	}{
-		{Config{Hooks: "kprobes"}, `unknown way "kprobes"`},
-		{Config{Without: []string{"kfree_skb", "nonsense"}}, `"nonsense": no such hook; there are`},
-		{Config{Without: []string{hookState}}, "nothing else tells of state changes"},
+		{Config{Hooks: "kprobes"}, `unknown hooks "kprobes"`},
+		{Config{Without: []string{"kfree_skb", "nonsense"}}, `cannot leave out the hook "nonsense": there are`},
+		{Config{Without: []string{hookState}}, "no other one reports state changes"},
 	} {
 		if _, err := Open(c.cfg); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("Open(%+v): got error %v, want one that says %s", c.cfg, err, c.want)
+		}
+	}
+}
+
+// A plan loads only what is asked for, and is limited only by what it would load.
+func TestPlans(t *testing.T) {
+	for _, c := range []struct {
+		plan     hookPlan
+		required string
+		limited  []string // without sys_exit_accept, iter/bpf_map_elem and iter/task_file
+	}{
+		{tracePlan(Config{}), hookState, []string{hookFiles}},
+		{tracePlan(Config{Stacks: true}), hookState, []string{hookFiles, hookAcceptExit}},
+		{tracePlan(Config{Tracked: true}), hookState, []string{hookFiles, hookTracked}},
+		{listPlan(), hookTable, []string{hookFiles}},
+	} {
+		set, err := newHookSet(Config{Without: []string{hookAcceptExit, hookTracked, hookFiles}}, c.plan)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var limited []string
+		for _, l := range set.limitations() {
+			limited = append(limited, l.Hook)
+			if l.Err != ErrLeftOut || l.Effect == "" {
+				t.Errorf("limitation %+v: want an effect, and that the hook was left out", l)
+			}
+		}
+		if c.plan.required.name != c.required || !slices.Equal(limited, c.limited) {
+			t.Errorf("got %s with limitations %v, want %s with %v", c.plan.required.name, limited, c.required, c.limited)
+		}
+	}
+}
+
+// What a plan requires is never merely a limitation.
+func TestRequiredHookIsMissing(t *testing.T) {
+	spec, err := loadBpf()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, plan := range []hookPlan{tracePlan(Config{}), listPlan()} {
+		set, err := newHookSet(Config{}, plan)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The types of our own object show no hook of the kernel.
+		if err := set.findMissing(spec, spec.Types); err == nil || !strings.Contains(err.Error(), plan.required.name) {
+			t.Errorf("without %s: got error %v, want one that names it", plan.required.name, err)
 		}
 	}
 }
@@ -78,10 +126,10 @@ func TestTypesOfAnotherKernelAreRefused(t *testing.T) {
 	p, err := Open(Config{BTF: path})
 	if err == nil {
 		p.Close()
-		t.Fatal("a trace with the types of something else is on")
+		t.Fatal("a trace began with the types of something else")
 	}
-	// Before 5.11 there is nothing to compare with, and a tracepoint is missed first.
-	for _, want := range []string{"is that of another kernel", "has no tracepoint"} {
+	// Before 5.11 there is nothing to compare with: a tracepoint is missing first.
+	for _, want := range []string{"belongs to another kernel", "has no tracepoint"} {
 		if strings.Contains(err.Error(), want) {
 			return
 		}

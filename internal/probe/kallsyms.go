@@ -3,20 +3,20 @@ package probe
 import (
 	"bufio"
 	"bytes"
-	"fmt"
+	"errors"
 	"io"
 	"strconv"
 )
 
-// symbol is where a kernel function lies: from start up to the next symbol.
+// symbol is where a kernel function is: from start up to the next symbol.
 type symbol struct {
 	start, end uint64
 }
 
-// findSymbols reads /proc/kallsyms until it has seen all wanted functions of the
-// kernel proper, or all of the kernel. Clang's ThinLTO may add a suffix
-// (".llvm.123"), which is ignored. An address of 0 means that the reader may not
-// see addresses (kptr_restrict, no CAP_SYSLOG) and is an error.
+// findSymbols reads /proc/kallsyms until it has found all wanted functions, or to the
+// end. It ignores functions of modules, and the suffix that Clang's ThinLTO may add
+// (".llvm.123"). An address of 0 means that the reader may not see addresses
+// (kptr_restrict, no CAP_SYSLOG) and is an error.
 func findSymbols(kallsyms io.Reader, wanted map[string]bool) (map[string]symbol, error) {
 	found := make(map[string]symbol, len(wanted))
 	var open []string // symbols that still lack their end
@@ -44,7 +44,7 @@ func findSymbols(kallsyms io.Reader, wanted map[string]bool) (map[string]symbol,
 		}
 		at, err := strconv.ParseUint(string(addr), 16, 64)
 		if err != nil || at == 0 {
-			return nil, fmt.Errorf("addresses of kernel functions are hidden (kernel.kptr_restrict, CAP_SYSLOG)")
+			return nil, errors.New("addresses of kernel functions are hidden (kernel.kptr_restrict, CAP_SYSLOG)")
 		}
 		start = at
 		open = append(open, string(name))
@@ -52,8 +52,8 @@ func findSymbols(kallsyms io.Reader, wanted map[string]bool) (map[string]symbol,
 	return found, lines.Err()
 }
 
-// splitSymbol takes "ffffffff81000000 t name\t[module]" apart. Symbols of modules
-// are none of ours.
+// splitSymbol splits "ffffffff81000000 t name". It refuses the symbols of modules:
+// "ffffffffc0000000 t name\t[module]".
 func splitSymbol(line []byte) (addr []byte, kind byte, name []byte, ok bool) {
 	addr, rest, ok := bytes.Cut(line, []byte{' '})
 	if !ok || len(rest) < 3 || rest[1] != ' ' || bytes.IndexByte(rest, '\t') >= 0 {

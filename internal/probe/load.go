@@ -1,7 +1,6 @@
 package probe
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -23,16 +22,16 @@ const maxCallers = 16
 // bpf/trace.h.
 const MaxPorts = 8
 
-// The functions whose addresses say what a timer is for.
 const (
+	// The functions whose addresses say what a timer is for.
 	timewaitTimer = "tw_timer_handler"
 	requestTimer  = "reqsk_timer_handler"
-	// validateIncoming on the stack tells an RST that came from one that we send.
+	// validateIncoming is on the stack when an RST has come in, not when we send one.
 	validateIncoming = "tcp_validate_incoming"
 )
 
-// callers are the functions that bpf/caller.h looks for on the stack. One that a
-// kernel lacks costs the reason that it proves.
+// callers are the functions that bpf/caller.h looks for on the stack. Where a kernel
+// lacks one, the reason that it proves is not shown.
 var callers = map[string]bpfCaller{
 	"mod_timer":                  bpfCallerCALLER_REARM,
 	"mod_timer_pending":          bpfCallerCALLER_REARM,
@@ -50,10 +49,11 @@ var callers = map[string]bpfCaller{
 	"tcp_v6_rcv":                 bpfCallerCALLER_RECEIVE,
 }
 
-// load puts the maps and the programs of hooks into the kernel, and says which hooks
-// this kernel has not got. Without the first one it fails.
-func load(cfg Config, wanted []hook, objs *bpfObjects) (*hookSet, error) {
-	set, err := newHookSet(cfg)
+// loadHooks loads the maps and the programs of plan into objs. The set that it returns
+// says which optional hooks are missing, and why; its errors say what a trace needs and
+// this host lacks: *MissingCapabilities, ErrNoTypes, ErrLockedDown, ErrTrampolines.
+func loadHooks(cfg Config, plan hookPlan, objs *bpfObjects) (*hookSet, error) {
+	set, err := newHookSet(cfg, plan)
 	if err != nil {
 		return nil, err
 	}
@@ -65,66 +65,81 @@ func load(cfg Config, wanted []hook, objs *bpfObjects) (*hookSet, error) {
 		return nil, fmt.Errorf("lift the limit on locked memory: %w", err)
 	}
 	if !set.has(hookTypes) {
-		return nil, errNoTypes
+		return nil, fmt.Errorf("%w: %w", ErrNoTypes, ErrLeftOut)
 	}
-	tracing := wanted[0].name == hookState
 	symbols := sync.OnceValues(kernelSymbols)
-	if tracing {
-		go func() { _, _ = symbols() }() // it takes 40 ms, so beside what does not need them
+	if plan.traces() {
+		go func() { _, _ = symbols() }() // takes 40 ms, so do it beside the rest
 	}
 	types, err := kernelTypes(cfg.BTF)
 	if err != nil {
 		return nil, err
 	}
 	if err := features.HaveMapType(ebpf.RingBuf); err != nil {
-		return nil, fmt.Errorf("create a ring buffer: %w: Linux 5.10 or later is needed", err)
+		return nil, fmt.Errorf("create a ring buffer: %w: Linux %s or later is needed", err, oldestKernel)
 	}
+	if err := set.loadObject(cfg, types, objs); err != nil {
+		return nil, err
+	}
+	if plan.traces() {
+		return set, set.setSymbols(objs, symbols)
+	}
+	return set, nil
+}
+
+// oldestKernel is the oldest that the tests run on.
+const oldestKernel = "5.10"
+
+// loadObject loads the parts of the BPF object that set asks for.
+func (set *hookSet) loadObject(cfg Config, types *types, objs *bpfObjects) error {
 	spec, err := loadBpf()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := set.look(spec, types.kernel); err != nil {
-		return nil, err
+	if err := set.findMissing(spec, types.kernel); err != nil {
+		return err
 	}
 	if err := errors.Join(adapt(spec, types.kernel, set), configure(spec, cfg)); err != nil {
-		return nil, err
+		return err
 	}
 	options := ebpf.CollectionOptions{
 		Programs: ebpf.ProgramOptions{KernelTypes: types.kernel},
 		Cache:    types.cache,
 	}
-	if err := set.load(wanted, spec, options, objs); err != nil {
-		return nil, types.explain(err)
+	if err := set.loadPrograms(spec, options, objs); err != nil {
+		return types.explain(err)
 	}
-	if !tracing {
-		return set, nil
+	if !set.traces() || set.accept == HooksTracepoints || !set.has(hookTrampoline) {
+		return nil
 	}
-	if set.ways != HooksTracepoints && set.has(hookTrampoline) {
-		err := set.loadTrampoline(spec.Maps[bpfMapSocks], objs.Socks, types.kernel, options)
-		if err := set.trampolineRefused(err); err != nil {
-			return set, err
-		}
+	if err := set.loadTrampoline(spec.Maps[bpfMapSocks], objs.Socks, types.kernel, options); err != nil {
+		return set.missTrampoline(err)
 	}
-	return set, set.setSymbols(objs, symbols)
+	return nil
 }
 
-// look finds out what is missing before anything is loaded: programs leave out what
-// others would tell them.
-func (set *hookSet) look(spec *ebpf.CollectionSpec, kernel *btf.Spec) error {
-	for _, h := range allHooks() {
-		if err := h.find(spec, kernel); set.has(h.name) && err != nil {
-			if err := set.miss(h, err); err != nil {
-				return err
-			}
+// findMissing looks for hooks that this kernel lacks before anything is loaded: the
+// programs are told which other hooks there are.
+func (set *hookSet) findMissing(spec *ebpf.CollectionSpec, kernel *btf.Spec) error {
+	for _, h := range set.all() {
+		why := set.missing[h.name]
+		if why == nil {
+			why = h.find(spec, kernel)
+		}
+		if why == nil {
+			continue
+		}
+		if err := set.miss(h, why); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// load loads the maps, then each program for itself: one that is refused costs only its
-// hook, and the verifier works on as many CPUs as there are.
-func (set *hookSet) load(wanted []hook, spec *ebpf.CollectionSpec, options ebpf.CollectionOptions, objs *bpfObjects) error {
-	shared, err := ebpf.NewCollectionWithOptions(with(spec), options)
+// loadPrograms creates the maps, then loads each program separately: one that is refused
+// costs only its hook, and the verifier works on as many CPUs as there are.
+func (set *hookSet) loadPrograms(spec *ebpf.CollectionSpec, options ebpf.CollectionOptions, objs *bpfObjects) error {
+	shared, err := ebpf.NewCollectionWithOptions(onlyPrograms(spec), options)
 	if err != nil {
 		return fmt.Errorf("create the BPF maps: %w", err)
 	}
@@ -133,37 +148,33 @@ func (set *hookSet) load(wanted []hook, spec *ebpf.CollectionSpec, options ebpf.
 	if err := errors.Join(shared.Assign(&objs.bpfMaps), shared.Assign(&objs.bpfVariables)); err != nil {
 		return err
 	}
-	refused := make([]error, len(wanted))
+	refused := make(map[string]error) // by hook
 	var loading sync.WaitGroup
 	var mu sync.Mutex // for refused
-	for i, h := range wanted {
-		if !set.has(h.name) && i > 0 || !set.wants(h) {
+	for _, h := range set.all() {
+		if !set.has(h.name) {
 			continue
 		}
 		for _, s := range h.programs(&objs.bpfPrograms) {
 			loading.Go(func() {
-				err := s.load(spec, options)
-				mu.Lock()
-				refused[i] = cmp.Or(refused[i], err)
-				mu.Unlock()
+				if err := s.loadProgram(spec, options); err != nil {
+					mu.Lock()
+					refused[h.name] = err
+					mu.Unlock()
+				}
 			})
 		}
 	}
 	loading.Wait()
-	for i, err := range refused {
-		switch {
-		case err != nil && i == 0:
-			return fmt.Errorf("load the BPF programs: %w", err)
-		case err != nil:
-			set.missing[wanted[i].name] = err
-		}
+	if err := refused[set.required.name]; err != nil {
+		return fmt.Errorf("load the BPF programs: %w", err)
 	}
+	maps.Copy(set.missing, refused)
 	return nil
 }
 
-// load loads the program of s.
-func (s slot) load(spec *ebpf.CollectionSpec, options ebpf.CollectionOptions) error {
-	loaded, err := ebpf.NewCollectionWithOptions(with(spec, s.name), options)
+func (s slot) loadProgram(spec *ebpf.CollectionSpec, options ebpf.CollectionOptions) error {
+	loaded, err := ebpf.NewCollectionWithOptions(onlyPrograms(spec, s.name), options)
 	if err != nil {
 		return err
 	}
@@ -172,16 +183,17 @@ func (s slot) load(spec *ebpf.CollectionSpec, options ebpf.CollectionOptions) er
 	return nil
 }
 
-// with is spec with these programs alone.
-func with(spec *ebpf.CollectionSpec, programs ...string) *ebpf.CollectionSpec {
+// onlyPrograms is spec without its other programs.
+func onlyPrograms(spec *ebpf.CollectionSpec, names ...string) *ebpf.CollectionSpec {
 	part := *spec
 	part.Programs = make(map[string]*ebpf.ProgramSpec)
-	for _, name := range programs {
+	for _, name := range names {
 		part.Programs[name] = spec.Programs[name]
 	}
 	return &part
 }
 
+// loadTrampoline loads the program that sees accept(). It shares the map of sockets.
 func (set *hookSet) loadTrampoline(socks *ebpf.MapSpec, shared *ebpf.Map, kernel *btf.Spec, options ebpf.CollectionOptions) error {
 	spec, err := loadTrampoline()
 	if err != nil {
@@ -191,7 +203,7 @@ func (set *hookSet) loadTrampoline(socks *ebpf.MapSpec, shared *ebpf.Map, kernel
 	if hasType(kernel, "proto_accept_arg") { // 6.10+
 		name = trampolineProgAcceptArg
 	}
-	spec.Programs = map[string]*ebpf.ProgramSpec{name: spec.Programs[name]}
+	spec = onlyPrograms(spec, name)
 	spec.Maps = map[string]*ebpf.MapSpec{trampolineMapSocks: socks}
 	spec.Variables = nil
 	options.MapReplacements = map[string]*ebpf.Map{trampolineMapSocks: shared}
@@ -199,11 +211,12 @@ func (set *hookSet) loadTrampoline(socks *ebpf.MapSpec, shared *ebpf.Map, kernel
 	if err != nil {
 		return err
 	}
+	defer loaded.Close()
 	set.trampoline = loaded.DetachProgram(name)
-	loaded.Close()
 	return nil
 }
 
+// kernelSymbols finds the functions whose addresses the programs need.
 func kernelSymbols() (map[string]symbol, error) {
 	wanted := map[string]bool{timewaitTimer: true, requestTimer: true, validateIncoming: true}
 	for name := range callers {
@@ -224,8 +237,8 @@ func kernelSymbols() (map[string]symbol, error) {
 	return found, nil
 }
 
-// setSymbols tells the programs where kernel functions lie. What it cannot find costs
-// the hooks that need it.
+// setSymbols gives the programs the addresses of kernel functions. Without them the
+// hooks that need them are missing.
 func (set *hookSet) setSymbols(objs *bpfObjects, symbols func() (map[string]symbol, error)) error {
 	found, err := map[string]symbol(nil), set.missing[hookSymbols]
 	if err == nil {
@@ -260,20 +273,20 @@ func callerRanges(found map[string]symbol) (ranges [maxCallers]bpfTextRange) {
 	return ranges
 }
 
-// textRange is how is_in() in bpf/caller.h compares: without the top bit.
+// textRange leaves out the top bit, as is_in() in bpf/caller.h compares without it.
 func textRange(s symbol, caller bpfCaller) bpfTextRange {
 	const topBit = 1 << 63
 	return bpfTextRange{Start: s.start &^ topBit, End: s.end &^ topBit, Caller: uint32(caller)}
 }
 
-// adapt fits the object to the running kernel.
+// adapt fits the BPF object to the running kernel and to the hooks that it has.
 func adapt(spec *ebpf.CollectionSpec, kernel *btf.Spec, set *hookSet) error {
 	hz, err := ticksPerSecond()
 	if err != nil {
 		return err
 	}
-	// Before 6.1 (bpf_mem_alloc) an insertion may not allocate where our programs run.
-	// A preallocated map costs all its memory at once, so it is smaller.
+	// Before 6.1 (bpf_mem_alloc) an insertion may not allocate memory where our programs
+	// run. A preallocated map takes all its memory at once, so it is smaller.
 	if !hasType(kernel, "bpf_mem_alloc") {
 		for _, m := range spec.Maps {
 			if m.Flags&unix.BPF_F_NO_PREALLOC != 0 {
@@ -290,7 +303,7 @@ func adapt(spec *ebpf.CollectionSpec, kernel *btf.Spec, set *hookSet) error {
 	)
 }
 
-// hasCookieHelper: tracing programs may ask for a cookie, 5.12+.
+// hasCookieHelper reports whether tracing programs may ask for a cookie: 5.12+.
 func hasCookieHelper(kernel *btf.Spec) bool {
 	var helper *btf.Func
 	return kernel.TypeByName("bpf_get_socket_ptr_cookie", &helper) == nil
@@ -300,14 +313,14 @@ func hasCookieHelper(kernel *btf.Spec) bool {
 func ticksPerSecond() (uint32, error) {
 	var tick unix.Timespec
 	if err := unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &tick); err != nil || tick.Nano() <= 0 {
-		return 0, fmt.Errorf("find out how long a tick is: %d ns: %w", tick.Nano(), err)
+		return 0, fmt.Errorf("read the length of a tick (CLOCK_MONOTONIC_COARSE): got %d ns: %w", tick.Nano(), err)
 	}
 	return uint32((int64(time.Second) + tick.Nano()/2) / tick.Nano()), nil
 }
 
 // preemptibleTracepoints reports whether a process can be preempted in the middle of
-// our programs: since 7.0 (__DECLARE_TRACE uses SRCU-fast), which no type shows. Where
-// a vendor has taken that back or forward, an event costs 20 ns more or may be missed.
+// our programs: since 7.0 (__DECLARE_TRACE uses SRCU-fast), which the types do not show.
+// If a vendor has backported or reverted that, an event may be missed or costs 20 ns more.
 func preemptibleTracepoints() bool {
 	version, err := features.LinuxVersionCode()
 	return err != nil || version >= 7<<16

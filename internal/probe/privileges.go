@@ -2,7 +2,6 @@ package probe
 
 import (
 	"fmt"
-	"os"
 	"strings"
 
 	"kernel.org/pub/linux/libs/security/libcap/cap"
@@ -15,26 +14,31 @@ var (
 	needed = append([]cap.Value{cap.SYS_ADMIN, cap.SYS_PTRACE, cap.SYSLOG}, kept...)
 )
 
-// checkPrivileges says in one sentence what is missing, before the kernel says
-// EPERM in ten places.
+// MissingCapabilities says which capabilities this process lacks of those that a trace
+// needs. Both lists are of names such as CAP_BPF.
+type MissingCapabilities struct {
+	Missing, Needed []string
+}
+
+func (e *MissingCapabilities) Error() string {
+	return "tracing needs the capabilities " + strings.Join(e.Missing, ", ")
+}
+
+// checkPrivileges returns a *MissingCapabilities before the kernel says EPERM in ten places.
 func checkPrivileges() error {
 	have := cap.GetProc()
-	var missing, all []string
+	var lack MissingCapabilities
 	for _, c := range needed {
-		all = append(all, c.String())
+		name := strings.ToUpper(c.String())
+		lack.Needed = append(lack.Needed, name)
 		if ok, err := have.GetFlag(cap.Effective, c); err != nil || !ok {
-			missing = append(missing, strings.ToUpper(c.String()))
+			lack.Missing = append(lack.Missing, name)
 		}
 	}
-	if len(missing) == 0 {
+	if lack.Missing == nil {
 		return nil
 	}
-	exe, err := os.Executable()
-	if err != nil {
-		exe = os.Args[0]
-	}
-	return fmt.Errorf("tracing needs the capabilities %s: run it with sudo, or give them to the file once with: sudo setcap %s=ep %s",
-		strings.Join(missing, ", "), strings.Join(all, ","), exe)
+	return &lack
 }
 
 // DropPrivileges gives up, in every thread and for good, the capabilities that a

@@ -51,7 +51,7 @@ type Config struct {
 	Tracked      bool          // TrackedSockets will be called
 	OwnerRefresh time.Duration // how often owners are looked up anew; 0: 1 s, negative: never
 	Hooks        Hooks         // how accept() is seen; empty: HooksAuto
-	Without      []string      // hooks to do without, as on a kernel that lacks them
+	Without      []string      // hooks to leave out, as on a kernel that lacks them
 	BTF          string        // file with the types of this kernel; empty: the kernel's own
 }
 
@@ -87,7 +87,8 @@ type Probe struct {
 }
 
 // Open loads the programs and attaches them; when it returns, every state change
-// from now on will be read. Errors say what the kernel or the user lacks.
+// from now on will be read. An error says what this host lacks: *MissingCapabilities,
+// ErrNoTypes, ErrLockedDown, ErrTrampolines, or something in the words of the kernel.
 func Open(cfg Config) (_ *Probe, err error) {
 	p := &Probe{cfg: cfg, decoder: newDecoder(cfg.KernelAddr), stop: make(chan struct{})}
 	defer func() {
@@ -95,7 +96,7 @@ func Open(cfg Config) (_ *Probe, err error) {
 			p.Close()
 		}
 	}()
-	if p.hooks, err = load(cfg, allHooks(), &p.objs); err != nil {
+	if p.hooks, err = loadHooks(cfg, tracePlan(cfg), &p.objs); err != nil {
 		return nil, err
 	}
 	p.record.RawSample = make([]byte, 0, eventSize)
@@ -131,8 +132,8 @@ func (p *Probe) attachAccept() {
 	}
 }
 
-// Limitations lists what this kernel does not show, one sentence each.
-func (p *Probe) Limitations() []string { return p.hooks.limitations() }
+// Limitations lists what this trace does not show, because a hook is missing.
+func (p *Probe) Limitations() []Limitation { return p.hooks.limitations() }
 
 // Read waits for the next event and fills ev in. Losses come as events of kind
 // Lost, at most lossInterval events late. Past the deadline, if there is one and no

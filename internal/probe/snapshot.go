@@ -39,13 +39,10 @@ func (p *Probe) Seed(emit func(*tcp.Event) error) error {
 // Sockets hands a row of kind Socket for each socket to emit, and traces nothing.
 func Sockets(cfg Config, emit func(*tcp.Event) error) error {
 	var objs bpfObjects
-	hooks, err := load(cfg, hooksNamed(hookTable, hookFiles), &objs)
+	_, err := loadHooks(cfg, listPlan(), &objs)
 	defer objs.Close()
 	if err != nil {
 		return err
-	}
-	if why := hooks.missing[hookTable]; why != nil {
-		return fmt.Errorf("walk over the sockets: %s: %w", hookTable, why)
 	}
 	return snapshot(&objs, newDecoder(cfg.KernelAddr), cfg, emit)
 }

@@ -11,16 +11,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// attachSyscall hangs a program on a tracepoint of a system call until it is closed.
-// link.Tracepoint would do, but for that it looks for the tracepoint's number in a
-// tracefs that is mounted, and in many containers none is.
+// attachSyscall attaches a program to the tracepoint of a system call until the result
+// is closed. link.Tracepoint looks for the tracepoint's number in a mounted tracefs, and
+// many containers have none.
 func attachSyscall(name string, prog *ebpf.Program) (io.Closer, error) {
 	id, err := tracepointID("syscalls/" + name)
 	if err != nil {
 		return nil, err
 	}
 	attr := unix.PerfEventAttr{Type: unix.PERF_TYPE_TRACEPOINT, Config: id, Sample: 1, Wakeup: 1}
-	// The CPU does not matter: a program of a tracepoint runs on all of them.
+	// The CPU does not matter: the program of a tracepoint runs on all of them.
 	fd, err := unix.PerfEventOpen(&attr, -1, 0, -1, unix.PERF_FLAG_FD_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("open tracepoint %s: %w", name, err)
@@ -37,8 +37,8 @@ func attachSyscall(name string, prog *ebpf.Program) (io.Closer, error) {
 	return event, nil
 }
 
-// tracepointID reads the number of a tracepoint from a tracefs that is mounted nowhere
-// and goes with its descriptor (fsmount, 5.2+).
+// tracepointID reads the number of a tracepoint from a tracefs of its own, which is not
+// mounted anywhere and is gone when its descriptor is closed (fsmount, 5.2+).
 func tracepointID(name string) (uint64, error) {
 	root, err := openTracefs()
 	if err != nil {

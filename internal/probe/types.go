@@ -11,9 +11,9 @@ import (
 // typesFile is where the kernel shows its types.
 const typesFile = "/sys/kernel/btf/vmlinux"
 
-// errNoTypes: nothing can be traced without the types.
-var errNoTypes = errors.New("this kernel shows no type information (BTF) in " + typesFile +
-	": it has to be built with CONFIG_DEBUG_INFO_BTF=y; if it is and only the file is hidden, as in a container, give a copy of the file with --btf FILE")
+// ErrNoTypes says that the kernel does not show its types, without which nothing can be
+// traced.
+var ErrNoTypes = errors.New("this kernel shows no type information (BTF) in " + typesFile)
 
 // types are those of the running kernel.
 type types struct {
@@ -22,7 +22,7 @@ type types struct {
 	from   string     // where they were found
 }
 
-// kernelTypes reads the types from path, or if that is empty from the kernel.
+// kernelTypes reads the types from path, or from the kernel if path is empty.
 func kernelTypes(path string) (*types, error) {
 	if path != "" {
 		kernel, err := typesFrom(path)
@@ -39,23 +39,22 @@ func kernelTypes(path string) (*types, error) {
 	if kernel, own := ownTypes(); own == nil {
 		return withCache(kernel, "the kernel itself")
 	}
-	return nil, fmt.Errorf("%w (%w)", errNoTypes, err)
+	return nil, fmt.Errorf("%w: %w", ErrNoTypes, err)
 }
 
-// explain says what is likely behind err, with which the kernel refused a program
-// that it should take.
+// explain adds the likely cause to err, with which the kernel refused a program.
 func (t *types) explain(err error) error {
-	if lockdown() == confidentiality {
-		return fmt.Errorf("%s (%w)", lockedDown, err)
+	if lockedDown() {
+		return fmt.Errorf("%w (%w)", ErrLockedDown, err)
 	}
-	// No file can replace types that the kernel itself lacks.
+	// A file cannot replace types that the kernel itself lacks.
 	if _, own := ownTypes(); t.from == typesFile || own == nil {
 		return err
 	}
-	return fmt.Errorf("%w: is %s of this very kernel? And if the kernel was built without CONFIG_DEBUG_INFO_BTF=y, no --btf FILE can help: it looks up in its own types what it attaches to", err, t.from)
+	return fmt.Errorf("%w: %s must be a copy of the types of this very kernel; a kernel that was built without CONFIG_DEBUG_INFO_BTF=y cannot be traced even so", err, t.from)
 }
 
-// typesFrom reads types that the user gives.
+// typesFrom reads the types from a file of the user.
 func typesFrom(path string) (*btf.Spec, error) {
 	types, err := btf.LoadSpec(path)
 	if err != nil {
@@ -67,13 +66,13 @@ func typesFrom(path string) (*btf.Spec, error) {
 	}
 	for _, name := range []string{"btf_trace_inet_sock_set_state", "btf_trace_timer_start", "tcp_timewait_sock"} {
 		if typeID(types, name) != typeID(own, name) {
-			return nil, fmt.Errorf("the type information (BTF) in %s is that of another kernel than runs here", path)
+			return nil, fmt.Errorf("the type information (BTF) in %s belongs to another kernel than the running one", path)
 		}
 	}
 	return types, nil
 }
 
-// ownTypes asks the kernel for its types without a file: 5.11+, needs
+// ownTypes asks the kernel for its types through bpf(2) and needs no file: 5.11+, with
 // CAP_SYS_ADMIN.
 func ownTypes() (*btf.Spec, error) {
 	handle, err := btf.FindHandle((*btf.HandleInfo).IsVmlinux)
@@ -84,7 +83,7 @@ func ownTypes() (*btf.Spec, error) {
 	return handle.Spec(nil)
 }
 
-// typeID gives 0, which is void, for what is not there.
+// typeID returns 0, which is void, for a type that is not there.
 func typeID(types *btf.Spec, name string) btf.TypeID {
 	found, err := types.AnyTypeByName(name)
 	if err != nil {
@@ -102,10 +101,10 @@ func hasType(kernel *btf.Spec, name string) bool {
 	return err == nil
 }
 
-// withCache makes the library find attach targets in kernel. It has an option for
-// the types of relocations (ProgramOptions.KernelTypes), but looks for the targets
-// only where it knows of itself (btf.LoadKernelSpec), unless the cache that it is
-// given has looked before. Nothing exported says so to a cache.
+// withCache makes the library look for attach targets in kernel. It has an option for
+// the types of relocations (ProgramOptions.KernelTypes), but it looks for attach targets
+// in a cache, which fills itself from where the library expects the types
+// (btf.LoadKernelSpec). It has no exported way to fill the cache with other types.
 func withCache(kernel *btf.Spec, from string) (*types, error) {
 	cache := btf.NewCache()
 	known := reflect.ValueOf(cache).Elem().FieldByName("kernelTypes")

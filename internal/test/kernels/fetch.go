@@ -21,7 +21,7 @@ import (
 // debian-archive-keyring. The package client checks all that it fetches with them.
 const keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
-// kernel is a release's kernel, unpacked: folder holds the files of parts.
+// kernel is a kernel, unpacked: folder holds the files of parts.
 type kernel struct {
 	folder string
 	files  []file
@@ -30,7 +30,7 @@ type kernel struct {
 // image is the kernel itself.
 func (k *kernel) image() string { return filepath.Join(k.folder, "vmlinuz") }
 
-// parts are what a guest needs of a release's packages, and the names they get. The
+// parts are the files of the packages that a guest needs, and the names they get. The
 // modules are those that the kernel itself would ask modprobe for, for sock_diag.
 var parts = []struct {
 	path *regexp.Regexp
@@ -42,9 +42,9 @@ var parts = []struct {
 	{regexp.MustCompile(`/kernel/net/ipv4/tcp_diag\.ko(\.xz)?$`), "tcp_diag.ko"},
 }
 
-// fetch returns the newest kernel of a release. What was fetched once is kept:
-// remove the folder to have it fetched anew.
-func fetch(ctx context.Context, r release, arch, folder string) (*kernel, error) {
+// fetch returns the newest kernel of a guest's series. What was fetched once is kept:
+// remove the folder to have it fetched again.
+func fetch(ctx context.Context, g guest, arch, folder string) (*kernel, error) {
 	k := &kernel{folder: folder}
 	for _, p := range parts {
 		k.files = append(k.files, file{name: p.name, from: filepath.Join(folder, p.name)})
@@ -56,12 +56,12 @@ func fetch(ctx context.Context, r release, arch, folder string) (*kernel, error)
 		return nil, err
 	}
 	// Renamed when complete, so that a run that was cut short leaves no half kernel.
-	temp, err := os.MkdirTemp(filepath.Dir(folder), r.suite+"-")
+	temp, err := os.MkdirTemp(filepath.Dir(folder), g.kernelName()+"-")
 	if err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(temp)
-	debs, err := download(ctx, r, arch, temp)
+	debs, err := download(ctx, g, arch, temp)
 	if err != nil {
 		return nil, err
 	}
@@ -82,10 +82,10 @@ func fetch(ctx context.Context, r release, arch, folder string) (*kernel, error)
 	return k, os.Rename(unpacked, folder)
 }
 
-// download asks the package client for the packages of a release, from where this
-// machine gets its own, into the folder.
-func download(ctx context.Context, r release, arch, folder string) (debs []string, err error) {
-	sources, err := sources(ctx, r, arch)
+// download puts the packages of a guest into the folder. The package client gets them
+// from where this machine gets its own.
+func download(ctx context.Context, g guest, arch, folder string) (debs []string, err error) {
+	sources, err := sources(ctx, g.suite, arch)
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +96,7 @@ func download(ctx context.Context, r release, arch, folder string) (debs []strin
 	if _, err := apt.run(ctx, "apt-get", "update", "-q"); err != nil {
 		return nil, err
 	}
-	names, err := apt.kernelPackages(ctx, r, arch)
+	names, err := apt.kernelPackages(ctx, g, arch)
 	if err != nil {
 		return nil, err
 	}
@@ -107,9 +107,9 @@ func download(ctx context.Context, r release, arch, folder string) (debs []strin
 	return filepath.Glob(filepath.Join(folder, "*.deb"))
 }
 
-// sources are the lines of a sources.list for another release than this machine's
-// own: the same archives, another suite.
-func sources(ctx context.Context, r release, arch string) (string, error) {
+// sources are the lines of a sources.list for a suite that need not be this machine's
+// own, in the same archives.
+func sources(ctx context.Context, suite, arch string) (string, error) {
 	const format = "$(LABEL) $(REPO_URI)"
 	out, err := command(ctx, "", "apt-get", "indextargets", "--format", format, "Created-By: Packages", "Origin: Debian", "Component: main")
 	if err != nil {
@@ -119,7 +119,7 @@ func sources(ctx context.Context, r release, arch string) (string, error) {
 	slices.Sort(lines)
 	var list strings.Builder
 	for _, line := range slices.Compact(lines) {
-		suite := r.suite
+		suite := suite
 		label, uri, _ := strings.Cut(line, " ")
 		switch {
 		case label == "Debian-Security" && suite != "sid": // it has no security archive
@@ -136,7 +136,7 @@ func sources(ctx context.Context, r release, arch string) (string, error) {
 }
 
 // privateApt is the package client with lists and caches of its own: it neither
-// reads nor changes what it knows of this machine's packages.
+// reads nor changes what is known of this machine's packages.
 type privateApt struct {
 	folder  string
 	options []string
@@ -170,16 +170,17 @@ func (a *privateApt) run(ctx context.Context, name string, args ...string) (stri
 	return command(ctx, a.folder, name, append(a.options[:len(a.options):len(a.options)], args...)...)
 }
 
-// kernelPackages names the packages that hold the release's kernel: one, or since
+// kernelPackages names the packages that hold the guest's kernel: one, or since
 // 7.0 one each for the image and the modules, and one that depends on both.
-func (a *privateApt) kernelPackages(ctx context.Context, r release, arch string) ([]string, error) {
-	meta, err := a.run(ctx, "apt-cache", "show", "--no-all-versions", "linux-image-"+arch)
+func (a *privateApt) kernelPackages(ctx context.Context, g guest, arch string) ([]string, error) {
+	flavour := join(g.flavour, arch)
+	meta, err := a.run(ctx, "apt-cache", "show", "--no-all-versions", "linux-image-"+flavour)
 	if err != nil {
 		return nil, err
 	}
-	version := regexp.MustCompile(`\blinux-image-([0-9]\S*-` + arch + `)`).FindStringSubmatch(meta)
-	if version == nil || !strings.HasPrefix(version[1], r.series+".") {
-		return nil, fmt.Errorf("%s has another kernel, not %s: change the table of releases: linux-image-%s is\n%s", r.suite, r.series, arch, meta)
+	version := regexp.MustCompile(`\blinux-image-([0-9]\S*-` + flavour + `)`).FindStringSubmatch(meta)
+	if version == nil || !strings.HasPrefix(version[1], g.series+".") {
+		return nil, fmt.Errorf("%s has another kernel, not %s: change the table of guests: linux-image-%s is\n%s", g.suite, g.series, flavour, meta)
 	}
 	all, err := a.run(ctx, "apt-cache", "pkgnames", "linux-")
 	if err != nil {

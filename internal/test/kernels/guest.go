@@ -23,7 +23,7 @@ const guestLimit = 18 * time.Minute
 type machine struct {
 	qemu             string
 	args             []string
-	console, results string
+	console, results string // devices of the guest
 }
 
 var machines = map[string]machine{
@@ -42,12 +42,12 @@ var machines = map[string]machine{
 	},
 }
 
-// boot runs the tests on a kernel and gathers what they say in res. An error says
+// boot runs the tests on a kernel and collects their results in res. An error says
 // why there are fewer results than there should be.
 func (l *lab) boot(ctx context.Context, k *kernel, res *result) error {
 	ctx, cancel := context.WithTimeout(ctx, guestLimit)
 	defer cancel()
-	folder, err := os.MkdirTemp(l.work, filepath.Base(k.folder)+"-")
+	folder, err := os.MkdirTemp(l.work, res.guest.name()+"-")
 	if err != nil {
 		return err
 	}
@@ -61,7 +61,7 @@ func (l *lab) boot(ctx context.Context, k *kernel, res *result) error {
 		"-smp", "2", "-m", "2048",
 		"-nodefaults", "-display", "none", "-no-reboot", "-net", "none",
 		"-kernel", k.image(), "-initrd", initramfs,
-		"-append", fmt.Sprintf("console=%s results=%s panic=-1 thash_entries=131072", l.machine.console, l.machine.results),
+		"-append", fmt.Sprintf("console=%s results=%s panic=-1 thash_entries=131072 %s", l.machine.console, l.machine.results, res.guest.args),
 	}, l.machine.args...)...)
 	err = convert(ctx, qemu, res.take)
 	if ctx.Err() != nil {
@@ -94,7 +94,7 @@ type event struct {
 	Output string
 }
 
-// convert runs the guest and hands over what its tests say, as events.
+// convert runs the guest and hands what its tests print to take, as events.
 func convert(ctx context.Context, guest *exec.Cmd, take func(event)) error {
 	var complaints strings.Builder
 	guest.Stderr = &complaints

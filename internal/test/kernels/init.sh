@@ -1,6 +1,6 @@
 #!/busybox sh
-# The first process of a guest. The kernel's log goes to the first serial port, what
-# is said here to the second: results, and lines that begin with "@" for the host.
+# The first process of a guest. The kernel's log goes to the first serial port. Results
+# go to the second, and so do lines that begin with "@", which are for the host.
 /busybox mkdir -p /bin /proc /sys /dev /tmp
 /busybox --install -s /bin
 export PATH=/bin HOME=/ TMPDIR=/tmp
@@ -8,12 +8,14 @@ mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
 mount -t tracefs tracefs /sys/kernel/tracing
+mount -t securityfs security /sys/kernel/security
 mount -t debugfs debugfs /sys/kernel/debug
 mount -t bpf bpf /sys/fs/bpf
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 ip link set lo up
 
-results=$(sed -n 's/.*results=\([^ ]*\).*/\1/p' /proc/cmdline)
+argument() { sed -n "s/.*\\<$1=\\([^ ]*\\).*/\\1/p" /proc/cmdline; }
+results=$(argument results)
 stty -F "/dev/$results" raw
 exec </dev/null >"/dev/$results" 2>&1
 echo "@kernel $(uname -r)"
@@ -21,21 +23,30 @@ echo "@kernel $(uname -r)"
 # What the kernel asks modprobe for when a program wants sock_diag.
 insmod /inet_diag.ko && insmod /tcp_diag.ko
 
-run() { # run FOLDER/PROGRAM ARGS: with the folder as working directory, as go test does
-	program=$1
-	shift
-	cd "/${program%/*}" && "/$program" -test.v=test2json "$@"
+run() { # run FOLDER/PROGRAM TESTS ARGS: with the folder as working directory, as go test does
+	program=$1 tests=$2
+	shift 2
+	cd "/${program%/*}" && "/$program" -test.v=test2json "-test.run=$tests" "$@"
 	echo "@exit $?"
 }
+finish() {
+	echo "@end"
+	poweroff -f
+}
+echo "@way auto"
+# Where this guest must be locked down, the test fails unless it is.
+export TCPTRACE_TEST_LOCKDOWN=$(argument lockdown)
+run internal/probe/probe.test '^TestLockdown$' -test.timeout=1m
+[ "$TCPTRACE_TEST_LOCKDOWN" != confidentiality ] || finish # nothing can be traced
 for way in tracepoints trampolines; do
 	echo "@way $way"
-	TCPTRACE_TEST_HOOKS=$way run internal/probe/probe.test -test.timeout=6m -test.run=TestWalk
+	TCPTRACE_TEST_HOOKS=$way run internal/probe/probe.test '^TestWalk$' -test.timeout=6m
 done
 echo "@way auto"
-run internal/probe/probe.test -test.timeout=2m -test.run='^(TestSeedIsComplete|TestUnseenChange)$'
+run internal/probe/probe.test '^TestSeedIsComplete$' -test.timeout=2m
+run internal/probe/probe.test '^TestMissedTransition$' -test.timeout=1m
 if [ -x /bin/churn ]; then # needs a C compiler for this architecture
-	run internal/test/rig/rig.test -test.timeout=4m -test.run=TestOverloadIsCountedExactly
-	run internal/test/rig/rig.test -test.timeout=4m -test.run=TestTracerAgreesWithOracle/interrupting
+	run internal/test/rig/rig.test '^TestOverloadIsCountedExactly$' -test.timeout=4m
+	run internal/test/rig/rig.test '^TestTracerAgreesWithOracle$/^interrupting' -test.timeout=4m
 fi
-echo "@end"
-poweroff -f
+finish

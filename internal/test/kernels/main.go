@@ -12,26 +12,44 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 )
 
-// release is a Debian release and the kernel that it is tested for.
-type release struct {
-	series string // its version, as far as it never changes
-	suite  string
+// guest is a kernel of Debian's and how it is booted.
+type guest struct {
+	series  string // of its version, as far as it never changes
+	suite   string // of Debian
+	flavour string // of the package, as in linux-image-rt-amd64; empty: the usual one
+	variant string // tells apart guests of one series; empty: the usual one
+	args    string // added to the kernel's command line
 }
 
-var releases = []release{
-	{"5.10", "bullseye"},
-	{"6.1", "bookworm"},
-	{"6.12", "trixie"},
-	{"7", "sid"}, // the newest there is
+var guests = []guest{
+	{series: "5.10", suite: "bullseye"},
+	{series: "6.1", suite: "bookworm"},
+	{series: "6.12", suite: "trixie"},
+	{series: "6.12", suite: "trixie", variant: "rt", flavour: "rt"}, // PREEMPT_RT: softirqs run in threads
+	{series: "6.12", suite: "trixie", variant: "integrity", args: "lsm=lockdown,yama lockdown=integrity"},
+	{series: "6.12", suite: "trixie", variant: "confidentiality", args: "lsm=lockdown lockdown=confidentiality"},
+	{series: "7", suite: "sid"}, // the newest there is
+}
+
+// name is what -kernel takes.
+func (g guest) name() string { return join(g.series, g.variant) }
+
+// kernelName is shared by the guests that boot the same kernel.
+func (g guest) kernelName() string { return join(g.suite, g.flavour) }
+
+// join puts a hyphen between the words that are not empty.
+func join(words ...string) string {
+	return strings.Join(slices.DeleteFunc(words, func(w string) bool { return w == "" }), "-")
 }
 
 func main() {
-	kernel := flag.String("kernel", "", "the one to test: 5.10, 6.1, 6.12 or 7; all if empty")
+	kernel := flag.String("kernel", "", "the guest to test, such as 6.1 or 6.12-rt; all if empty")
 	arch := flag.String("arch", "amd64", "amd64 or arm64")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -70,26 +88,24 @@ func run(ctx context.Context, out io.Writer, arch, kernel string) error {
 	results := lab.testAll(ctx, chosen)
 	fmt.Fprint(out, table(results))
 	for _, r := range results {
-		if r.first != nil {
-			fmt.Fprintf(out, "%s was tested twice; at first: %v\n", r.version(), r.first.problem())
-		}
 		err = errors.Join(err, r.problem())
 	}
 	return err
 }
 
-func choose(kernel string) ([]release, error) {
+// choose takes 7.2 for 7: only the series of a release never changes.
+func choose(kernel string) ([]guest, error) {
 	if kernel == "" {
-		return releases, nil
+		return guests, nil
 	}
 	var known []string
-	for _, r := range releases {
-		if kernel == r.series || strings.HasPrefix(kernel, r.series+".") {
-			return []release{r}, nil
+	for _, g := range guests {
+		if kernel == g.name() || g.variant == "" && strings.HasPrefix(kernel, g.series+".") {
+			return []guest{g}, nil
 		}
-		known = append(known, r.series)
+		known = append(known, g.name())
 	}
-	return nil, fmt.Errorf("no kernel %q here: choose one of %s", kernel, strings.Join(known, ", "))
+	return nil, fmt.Errorf("there is no guest %q: choose one of %s", kernel, strings.Join(known, ", "))
 }
 
 // lab is where guests are run.
@@ -101,59 +117,53 @@ type lab struct {
 	tests   []file // what every guest holds
 	work    string // gone after the run
 	cache   string // kernels; kept
+
+	fetching sync.Mutex // guests of one kernel fetch it once
 }
 
 // guestsAtOnce is two: each keeps one CPU busy and waits for timers half its time.
 const guestsAtOnce = 2
 
-// testAll returns the results in the order of the releases.
-func (l *lab) testAll(ctx context.Context, chosen []release) []*result {
+// testAll returns the results in the order of the guests.
+func (l *lab) testAll(ctx context.Context, chosen []guest) []*result {
 	results := make([]*result, len(chosen))
 	turns := make(chan struct{}, guestsAtOnce)
-	var guests sync.WaitGroup
-	for i, r := range chosen {
-		guests.Go(func() {
+	var running sync.WaitGroup
+	for i, g := range chosen {
+		running.Go(func() {
 			turns <- struct{}{}
 			defer func() { <-turns }()
-			results[i] = l.testTwice(ctx, r)
+			results[i] = l.test(ctx, g)
+			l.say(results[i].report())
 		})
 	}
-	guests.Wait()
+	running.Wait()
 	return results
 }
 
-// testTwice gives a kernel that failed a second chance: where the host stalls an
-// emulated machine, a test's own clock is off. What fails for a reason fails again;
-// what does not is named below the table.
-func (l *lab) testTwice(ctx context.Context, r release) *result {
-	first := l.test(ctx, r)
-	l.say(first.report())
-	if first.problem() == nil || ctx.Err() != nil {
-		return first
-	}
-	second := l.test(ctx, r)
-	second.first = first
-	l.say(second.report())
-	return second
-}
-
-// fetchLimit is for the packages of one release, 150 MB at most.
+// fetchLimit is for the packages of one kernel, 150 MB at most.
 const fetchLimit = 15 * time.Minute
 
-func (l *lab) test(ctx context.Context, r release) *result {
-	res := newResult(r)
-	limited, cancel := context.WithTimeout(ctx, fetchLimit)
-	defer cancel()
-	kernel, err := fetch(limited, r, l.arch, filepath.Join(l.cache, r.suite))
+func (l *lab) test(ctx context.Context, g guest) *result {
+	res := newResult(g)
+	kernel, err := l.kernelOf(ctx, g)
 	if err != nil {
-		res.broken = fmt.Errorf("fetch the kernel %s of %s: %w", r.series, r.suite, err)
+		res.broken = fmt.Errorf("fetch the kernel %s of %s: %w", g.series, g.suite, err)
 		return res
 	}
-	l.say(fmt.Sprintf("== %s: booting (%s)\n", r.series, kernel.folder))
+	l.say(fmt.Sprintf("== %s: booting (%s)\n", g.name(), kernel.folder))
 	began := time.Now()
 	res.broken = l.boot(ctx, kernel, res)
 	res.took = time.Since(began)
 	return res
+}
+
+func (l *lab) kernelOf(ctx context.Context, g guest) (*kernel, error) {
+	l.fetching.Lock()
+	defer l.fetching.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, fetchLimit)
+	defer cancel()
+	return fetch(ctx, g, l.arch, filepath.Join(l.cache, g.kernelName()))
 }
 
 func (l *lab) say(text string) {

@@ -11,19 +11,19 @@ import (
 	"time"
 )
 
-// result is what one guest said.
+// result is what the tests of one guest printed, and how the guest ended.
 type result struct {
-	release release
+	guest   guest
 	kernel  string // as uname -r says; empty until the guest is up
 	console string // the file with the kernel's log; empty if there was no guest
 	broken  error  // why there are fewer results than there should be
 	took    time.Duration
-	first   *result // of the try before, if this is the second
 
 	way    string // how the probe hooks in, in the present run
 	tests  []*test
 	loose  strings.Builder // what no test said
 	failed bool            // a run had another exit status than 0
+	unrun  bool            // a run found none of its tests
 	ended  bool            // the guest came to its end
 }
 
@@ -34,7 +34,7 @@ type test struct {
 	output            strings.Builder
 }
 
-func newResult(r release) *result { return &result{release: r} }
+func newResult(g guest) *result { return &result{guest: g} }
 
 // take is handed every event in order.
 func (r *result) take(e event) {
@@ -50,11 +50,16 @@ func (r *result) take(e event) {
 	case strings.HasPrefix(e.Output, "@"):
 		r.note(strings.TrimSpace(e.Output))
 	default:
+		r.unrun = r.unrun || strings.HasPrefix(e.Output, noTests)
 		r.loose.WriteString(e.Output)
 	}
 }
 
-// note takes what init.sh says.
+// noTests is how a test binary begins to say that -test.run matches nothing. Its exit
+// status is 0 all the same.
+const noTests = "testing: warning: no tests to run"
+
+// note takes a line from init.sh.
 func (r *result) note(line string) {
 	key, value, _ := strings.Cut(line, " ")
 	switch key {
@@ -107,27 +112,29 @@ func (r *result) problem() error {
 	case err != nil:
 	case len(failed) > 0:
 		err = fmt.Errorf("%d of %d tests failed: %s", len(failed), len(r.leaves()), strings.Join(failed, ", "))
+	case r.unrun:
+		err = errors.New("a test that init.sh names does not exist")
 	case !r.ended || r.failed || len(r.tests) == 0:
 		err = errors.New("the guest ended in the middle of its tests")
 	default:
 		return nil
 	}
-	return fmt.Errorf("kernel %s: %w", r.release.series, err)
+	return fmt.Errorf("kernel %s: %w", r.guest.name(), err)
 }
 
-// report tells how a guest fared; of one that failed it tells everything.
+// report says how the run of a guest went, with all the output of one that failed.
 func (r *result) report() string {
 	problem := r.problem()
 	if problem == nil {
-		return fmt.Sprintf("== %s: passed, %d tests on %s in %v\n", r.release.series, len(r.leaves()), r.kernel, r.took.Round(time.Second))
+		return fmt.Sprintf("== %s: passed, %d tests on %s in %v\n", r.guest.name(), len(r.leaves()), r.kernel, r.took.Round(time.Second))
 	}
 	var b strings.Builder
 	if log, err := os.ReadFile(r.console); err == nil {
-		fmt.Fprintf(&b, "== %s: the log of the kernel\n%s\n", r.release.series, strings.ReplaceAll(string(log), "\r", ""))
+		fmt.Fprintf(&b, "== %s: the log of the kernel\n%s\n", r.guest.name(), strings.ReplaceAll(string(log), "\r", ""))
 	}
 	for _, t := range r.leaves() {
 		if t.status != "pass" && t.status != "skip" {
-			fmt.Fprintf(&b, "== %s: %s, %s\n%s", r.release.series, t.name, t.way, t.output.String())
+			fmt.Fprintf(&b, "== %s: %s, %s\n%s", r.guest.name(), t.name, t.way, t.output.String())
 		}
 	}
 	fmt.Fprintf(&b, "%s\n== FAILED: %v\n", r.loose.String(), problem)
@@ -147,8 +154,10 @@ func feature(test string) string {
 		return "interrupts (RPS)"
 	case top == "TestSeedIsComplete":
 		return "seeding"
-	case top == "TestUnseenChange":
-		return "unseen changes"
+	case top == "TestMissedTransition":
+		return "missed transitions"
+	case top == "TestLockdown":
+		return "lockdown"
 	case group == ".":
 		return test
 	default:
@@ -185,13 +194,14 @@ func table(results []*result) string {
 	return b.String()
 }
 
-// version is that of the kernel without what Debian adds.
+// version is that of the kernel without what Debian adds, and the guest's variant.
 func (r *result) version() string {
 	if r.kernel == "" {
-		return r.release.series
+		return r.guest.name()
 	}
 	version, _, _ := strings.Cut(r.kernel, "+")
-	return strings.TrimSuffix(strings.TrimSuffix(version, "-amd64"), "-arm64")
+	version = strings.TrimSuffix(strings.TrimSuffix(version, "-amd64"), "-arm64")
+	return join(version, r.guest.variant)
 }
 
 // verdict is a field of the table. The reasons of what was skipped go to notes.
@@ -214,6 +224,8 @@ func (r *result) verdict(row cell, notes *[]string) string {
 	switch {
 	case failed > 0:
 		return fmt.Sprintf("FAIL %d of %d", failed, passed+failed)
+	case passed == 0 && skipped.Len() == 0 && r.problem() == nil:
+		return "-" // init.sh leaves it out on this guest
 	case passed == 0 && skipped.Len() == 0:
 		return "FAIL not run"
 	case passed == 0:

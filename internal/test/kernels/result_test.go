@@ -29,7 +29,7 @@ const ended = `{"Action":"output","Output":"@end\n"}`
 
 func resultOf(t *testing.T, series, lines string) *result {
 	t.Helper()
-	r := newResult(release{series, "suite"})
+	r := newResult(guest{series: series, suite: "suite"})
 	if err := decode(strings.NewReader(lines), r.take); err != nil {
 		t.Fatal(err)
 	}
@@ -38,13 +38,22 @@ func resultOf(t *testing.T, series, lines string) *result {
 
 func TestTable(t *testing.T) {
 	failing := strings.NewReplacer("6.1.0-56-amd64", "7.2.13+deb14-amd64", `"pass","Test":"TestWalk/close/linger_0"`, `"fail","Test":"TestWalk/close/linger_0"`)
+	confined := resultOf(t, "6.12", `
+{"Action":"output","Output":"@kernel 6.12.57+deb13-amd64\r\n"}
+{"Action":"output","Output":"@way auto\n"}
+{"Action":"run","Test":"TestLockdown"}
+{"Action":"pass","Test":"TestLockdown"}
+`+ended)
+	confined.guest.variant = "confidentiality"
 	got := table([]*result{
 		resultOf(t, "5.10", ""),
 		resultOf(t, "6.1", said+ended),
 		resultOf(t, "7", failing.Replace(said)+ended),
+		confined,
 	})
-	want := `FEATURE  WAY          5.10          6.1.0-56    7.2.13
-close    tracepoints  FAIL not run  pass 1 [1]  FAIL 1 of 1
+	want := `FEATURE   WAY          5.10          6.1.0-56    7.2.13        6.12.57-confidentiality
+close     tracepoints  FAIL not run  pass 1 [1]  FAIL 1 of 1   -
+lockdown  auto         FAIL not run  -           FAIL not run  pass 1
 [1] MPTCP: no MPTCP: CONFIG_MPTCP
 `
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -59,6 +68,7 @@ func TestProblem(t *testing.T) {
 		{"nothing", "", "kernel 6.1: the guest ended in the middle of its tests"},
 		{"no end", said, "kernel 6.1: the guest ended in the middle of its tests"},
 		{"no test", `{"Action":"output","Output":"@exit 0\n"}` + ended, "kernel 6.1: the guest ended in the middle of its tests"},
+		{"test that does not exist", said + `{"Action":"output","Output":"testing: warning: no tests to run\n"}` + ended, "kernel 6.1: a test that init.sh names does not exist"},
 		{"exit status", strings.Replace(said, "@exit 0", "@exit 2", 1) + ended, "kernel 6.1: the guest ended in the middle of its tests"},
 		{"test without end", `{"Action":"run","Test":"TestWalk"}` + said + `{"Action":"run","Test":"TestHangs"}` + ended, "kernel 6.1: 1 of 3 tests failed: TestHangs (tracepoints)"},
 	} {
@@ -98,13 +108,32 @@ func TestWriteInitramfs(t *testing.T) {
 }
 
 func TestChoose(t *testing.T) {
-	for kernel, want := range map[string]string{"5.10": "bullseye", "6.1": "bookworm", "6.12": "trixie", "7": "sid", "7.2": "sid", "6": "", "5": ""} {
+	for kernel, want := range map[string]string{
+		"5.10": "5.10", "6.1": "6.1", "6.12": "6.12", "6.12.57": "6.12", "7": "7", "7.2": "7", "6": "", "5": "",
+		"6.12-rt": "6.12-rt", "6.12-integrity": "6.12-integrity", "6.12-confidentiality": "6.12-confidentiality",
+		"6.12-": "", "6.1-rt": "",
+	} {
 		got := ""
 		if chosen, err := choose(kernel); err == nil {
-			got = chosen[0].suite
+			got = chosen[0].name()
 		}
 		if got != want {
 			t.Errorf("%s: got %q, want %q", kernel, got, want)
 		}
+	}
+}
+
+// Guests with the same kernel share its folder, others do not.
+func TestKernelNames(t *testing.T) {
+	names := map[string]string{}
+	for _, g := range guests {
+		names[g.name()] = g.kernelName()
+	}
+	want := map[string]string{
+		"5.10": "bullseye", "6.1": "bookworm", "7": "sid",
+		"6.12": "trixie", "6.12-integrity": "trixie", "6.12-confidentiality": "trixie", "6.12-rt": "trixie-rt",
+	}
+	if diff := cmp.Diff(want, names); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
 	}
 }
