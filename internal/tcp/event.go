@@ -1,4 +1,4 @@
-// Package tcp is the domain: the states of a TCP socket, the event that tells of
+// Package tcp is the domain: the states of a TCP socket, the event that describes
 // one change, and what can be concluded from a sequence of events. It is pure:
 // no I/O, no clock, no goroutine, so that a recording and the live kernel are
 // treated alike.
@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// Kind says what an Event tells.
+// Kind says what an Event is.
 type Kind uint8
 
 // The kinds of Event.

@@ -51,7 +51,7 @@ func (f *Filter) Validate() error {
 	}
 	for _, cgroup := range f.Cgroups {
 		if !strings.HasPrefix(cgroup, "/") {
-			return fmt.Errorf("cgroup %q is no path: it starts with /, as in /system.slice", cgroup)
+			return fmt.Errorf("cgroup %q is not a path: write one that starts with /, such as /system.slice", cgroup)
 		}
 	}
 	if slices.Contains(f.Comm, "") || slices.Contains(f.Containers, "") {

@@ -1,51 +1,42 @@
 package tcp
 
-import "net/netip"
-
-// The bounds of a Selector. A held event takes 352 bytes and a socket, with its
-// entry in the map, some 300: 23 MB and 100 MB at most. Nothing is taken before
-// a filter needs it.
+// The bounds of a Selector. A held event takes 384 bytes and a Life, with its entry in
+// the table, 150 to 260: 25 MB and 68 MB at most. Nothing is taken before a filter needs
+// it.
 const (
 	maxHeld    = 1 << 16 // events held, of all sockets
 	maxHeldPer = 16      // events held of one socket: more than a life has
-	maxMatched = 1 << 18 // sockets known to match and still alive
+	maxChosen  = 1 << 18 // sockets that match and are still alive, and those undecided
 )
 
 // A Selector picks the events of the sockets that match a Filter. A filter
 // selects sockets, not lines: as long as it is open whether a socket matches, its
 // events are held; when it does, they come out first, in order, then all that
-// follow up to the one into CLOSE. Events of one socket keep their order;
-// held ones come out behind later events of others.
+// follow up to the last one. Events of one socket keep their order; held ones come
+// out behind later events of others.
 //
-// A socket is known by its cookie, a half-open connection, which has none yet, by
-// its namespace and addresses until the handshake gives it one. What a socket
-// does after CLOSE, as a reconnect, is judged afresh.
+// What a socket is, a Tracker says: a half-open connection goes on in its child and a
+// connection in its TIME_WAIT. What the same socket does after CLOSE, as a reconnect,
+// is judged afresh, also while the TIME_WAIT of what it was before lasts.
 //
 // A Selector belongs to one goroutine. Its memory is bounded; see Dropped.
 type Selector struct {
 	filter  Filter
 	lasting bool // no state is kept
-	sockets map[identity]*socket
-	waiting socket // head of a ring: the undecided, oldest first
-	matched socket // head of a ring: the matching, oldest first
-	alive   int    // sockets in matched
-	held    int    // events in all holds
-	spare   *held  // used again, so that holding does not allocate either
+	lives   *Tracker[choice]
+	waiting Life[choice] // head of a ring: the undecided, oldest first
+	held    int          // events in all holds
+	spare   *held        // used again, so that holding does not allocate either
 	dropped uint64
 }
 
-type identity struct {
-	cookie        uint64 // when it is not 0, the rest is empty
-	netns         uint32
-	local, remote netip.AddrPort
-}
-
-type socket struct {
-	id          identity
+// choice is what a Selector knows of a Life.
+type choice struct {
 	matches     bool
-	first, last *held // the hold
-	count       int
-	prev, next  *socket
+	count       int   // events in the hold
+	first, last *held // the hold; nil: not in the ring of the waiting
+
+	prev, next *Life[choice]
 }
 
 type held struct {
@@ -55,16 +46,16 @@ type held struct {
 
 // NewSelector returns a Selector for a filter, which is not to be changed any more.
 func NewSelector(f Filter) *Selector {
-	s := &Selector{filter: f, lasting: f.lasting(), sockets: make(map[identity]*socket)}
-	s.waiting.prev, s.waiting.next = &s.waiting, &s.waiting
-	s.matched.prev, s.matched.next = &s.matched, &s.matched
+	s := &Selector{filter: f, lasting: f.lasting()}
+	s.lives = NewTracker(maxChosen, s.stopWaiting)
+	s.waiting.Value.prev, s.waiting.Value.next = &s.waiting, &s.waiting
 	return s
 }
 
 // Dropped returns how many sockets were given up at one of the bounds: of these,
 // events may be missing that the filter asked for. Their later events are judged
 // like those of a new socket.
-func (s *Selector) Dropped() uint64 { return s.dropped }
+func (s *Selector) Dropped() uint64 { return s.dropped + s.lives.Forgotten() }
 
 // Select calls emit for the events that are to be shown now: none, ev, or ev
 // after the held ones of its socket. An Event given to emit, like ev itself, is
@@ -80,92 +71,103 @@ func (s *Selector) Select(ev *Event, emit func(*Event) error) error {
 		}
 		return nil
 	}
-	sock := s.find(ev)
-	if sock != nil && sock.matches {
-		if ev.New == Close {
-			s.forget(sock)
-		}
+	life := s.lives.resolve(ev)
+	if life != nil && life.Value.matches {
+		s.lives.apply(life, ev)
 		return emit(ev)
 	}
 	switch s.filter.judge(ev) {
 	case match:
-		return s.release(sock, ev, emit)
+		return s.release(life, ev, emit)
 	case undecided:
-		if ev.New != Close {
-			s.hold(sock, ev)
+		if !ends(ev) {
+			s.hold(life, ev)
 			return nil
 		}
 	}
-	s.forget(sock)
+	if life != nil {
+		s.discard(life)
+	}
 	return nil
 }
 
-// find returns what is known of the event's socket, nil for nothing.
-func (s *Selector) find(ev *Event) *socket {
-	sock := s.sockets[identify(ev)]
-	if sock == nil && ev.Cookie != 0 && ev.Old == SynRecv {
-		if sock = s.sockets[addresses(ev)]; sock != nil { // the handshake gave it a cookie
-			delete(s.sockets, sock.id)
-			sock.id = identify(ev)
-			s.sockets[sock.id] = sock
-		}
-	}
-	if sock != nil && (ev.Old == Close || ev.Old == Listen && ev.Cookie == 0) {
-		s.forget(sock) // a new life; the event that ended the old one was lost
+// Tick shows the sockets that match by the passing of time: those that have been in their
+// state for the minimum duration at the time now, of CLOCK_BOOTTIME in ns. It calls emit
+// like Select does. It looks at every undecided socket, but only if the filter has a
+// minimum duration.
+func (s *Selector) Tick(now uint64, emit func(*Event) error) error {
+	if s.filter.MinDuration == 0 {
 		return nil
 	}
-	return sock
-}
-
-func identify(ev *Event) identity {
-	if ev.Cookie != 0 {
-		return identity{cookie: ev.Cookie}
+	for life := s.waiting.Value.next; life != &s.waiting; {
+		next := life.Value.next
+		if s.qualifies(&life.Value.last.event, now) {
+			life.Value.matches = true
+			if err := s.emitHeld(life, emit); err != nil {
+				return err
+			}
+		}
+		life = next
 	}
-	return addresses(ev)
+	return nil
 }
 
-func addresses(ev *Event) identity {
-	return identity{netns: ev.NetNS, local: ev.Local, remote: ev.Remote}
+// qualifies reports whether a socket of which ev is the last event matches at the time now,
+// if nothing has happened to it since. Where it is not known when its state began, no time
+// is long enough.
+func (s *Selector) qualifies(ev *Event, now uint64) bool {
+	since := ev.BootNS
+	if ev.Kind == Socket {
+		if !ev.DurationKind.Known() {
+			return false
+		}
+		since -= min(ev.Duration, since)
+	}
+	if now < since || now-since < s.filter.MinDuration {
+		return false
+	}
+	row := *ev
+	row.Kind, row.Old, row.Duration, row.DurationKind = Socket, 0, now-since, AtLeast
+	return s.filter.Match(&row)
 }
 
 // release emits what was held of a socket that matches by this event, and the event.
-func (s *Selector) release(sock *socket, ev *Event, emit func(*Event) error) error {
+func (s *Selector) release(life *Life[choice], ev *Event, emit func(*Event) error) error {
 	var err error
-	if sock != nil {
-		for h := sock.first; h != nil && err == nil; h = h.next {
-			err = emit(&h.event)
-		}
+	if life != nil {
+		err = s.emitHeld(life, emit)
 	}
-	s.forget(sock)
+	s.lives.apply(life, ev).Life.Value.matches = true
 	if err != nil {
 		return err
-	}
-	if ev.New != Close {
-		if s.alive == maxMatched {
-			s.drop(s.matched.next)
-		}
-		s.add(ev, &s.matched).matches = true
-		s.alive++
 	}
 	return emit(ev)
 }
 
+// emitHeld empties the hold of a socket into emit, up to the first error.
+func (s *Selector) emitHeld(life *Life[choice], emit func(*Event) error) error {
+	var err error
+	for h := life.Value.first; h != nil && err == nil; h = h.next {
+		err = emit(&h.event)
+	}
+	s.stopWaiting(life)
+	return err
+}
+
 // hold keeps a copy of the event until its socket is decided.
-func (s *Selector) hold(sock *socket, ev *Event) {
-	if sock != nil && sock.count == maxHeldPer {
-		s.drop(sock)
-		sock = nil
+func (s *Selector) hold(life *Life[choice], ev *Event) {
+	if life != nil && life.Value.count == maxHeldPer {
+		s.drop(life)
+		life = nil
 	}
 	if s.held == maxHeld {
-		oldest := s.waiting.next // the least likely to match yet
+		oldest := s.waiting.Value.next // the least likely to match yet
 		s.drop(oldest)
-		if sock == oldest {
-			sock = nil
+		if life == oldest {
+			life = nil
 		}
 	}
-	if sock == nil {
-		sock = s.add(ev, &s.waiting)
-	}
+	life = s.lives.apply(life, ev).Life
 	h := s.spare
 	if h == nil {
 		h = new(held)
@@ -173,40 +175,38 @@ func (s *Selector) hold(sock *socket, ev *Event) {
 		s.spare = h.next
 	}
 	h.event, h.next = *ev, nil
-	if sock.last == nil {
-		sock.first = h
+	c := &life.Value
+	if c.last == nil {
+		c.first = h
+		c.prev, c.next = s.waiting.Value.prev, &s.waiting
+		c.prev.Value.next, c.next.Value.prev = life, life
 	} else {
-		sock.last.next = h
+		c.last.next = h
 	}
-	sock.last = h
-	sock.count++
+	c.last = h
+	c.count++
 	s.held++
 }
 
-func (s *Selector) add(ev *Event, ring *socket) *socket {
-	sock := &socket{id: identify(ev), prev: ring.prev, next: ring}
-	ring.prev.next, ring.prev = sock, sock
-	s.sockets[sock.id] = sock
-	return sock
-}
-
-func (s *Selector) drop(sock *socket) {
+func (s *Selector) drop(life *Life[choice]) {
 	s.dropped++
-	s.forget(sock)
+	s.discard(life)
 }
 
-// forget removes a socket, if there is one, with its hold.
-func (s *Selector) forget(sock *socket) {
-	if sock == nil {
+// discard forgets a socket and its hold.
+func (s *Selector) discard(life *Life[choice]) {
+	s.stopWaiting(life)
+	s.lives.Drop(life)
+}
+
+// stopWaiting frees the hold of a socket, if it has one.
+func (s *Selector) stopWaiting(life *Life[choice]) {
+	c := &life.Value
+	if c.last == nil {
 		return
 	}
-	delete(s.sockets, sock.id)
-	sock.prev.next, sock.next.prev = sock.next, sock.prev
-	if sock.matches {
-		s.alive--
-	}
-	if sock.last != nil {
-		sock.last.next, s.spare = s.spare, sock.first
-		s.held -= sock.count
-	}
+	c.prev.Value.next, c.next.Value.prev = c.next, c.prev
+	c.last.next, s.spare = s.spare, c.first
+	s.held -= c.count
+	c.first, c.last, c.count = nil, nil, 0
 }

@@ -2,7 +2,9 @@ package tcp
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -64,6 +66,10 @@ func set(t testing.TB, ev *Event, field string) {
 		ev.Duration, ev.DurationKind = uint64(number(value)), Exact
 	case "unknown":
 		ev.Duration, ev.DurationKind = uint64(number(value)), Unknown
+	case "dev":
+		ev.Device = number(value)
+	case "boot":
+		ev.BootNS = uint64(number(value))
 	case "netns":
 		ev.NetNS = number(value)
 	case "cgroup":
@@ -252,6 +258,48 @@ func TestSelector(t *testing.T) {
 			- LISTEN>SYN_RECV      10.0.0.1:80 10.0.0.3:999 for=2
 			b SYN_RECV>ESTABLISHED 10.0.0.1:80 10.0.0.3:999 pid=8/accept`,
 		}, {
+			"a socket that connects anew in its own TIME_WAIT", Filter{States: []State{SynSent}}, `
+			a ESTABLISHED>FIN_WAIT1  10.0.0.1:4000 10.0.0.2:443
+			a FIN_WAIT2>TIME_WAIT    10.0.0.1:4000 10.0.0.2:443
+			a CLOSE>SYN_SENT         10.0.0.1:0    10.0.0.2:443
+			a SYN_SENT>ESTABLISHED   10.0.0.1:4001 10.0.0.2:443
+			a TIME_WAIT>CLOSE        10.0.0.1:4000 10.0.0.2:443
+			a ESTABLISHED>FIN_WAIT1  10.0.0.1:4001 10.0.0.2:443
+			a FIN_WAIT2>TIME_WAIT    10.0.0.1:4001 10.0.0.2:443
+			a TIME_WAIT>CLOSE        10.0.0.1:4001 10.0.0.2:443`, `
+			a CLOSE>SYN_SENT         10.0.0.1:0    10.0.0.2:443
+			a SYN_SENT>ESTABLISHED   10.0.0.1:4001 10.0.0.2:443
+			a ESTABLISHED>FIN_WAIT1  10.0.0.1:4001 10.0.0.2:443
+			a FIN_WAIT2>TIME_WAIT    10.0.0.1:4001 10.0.0.2:443
+			a TIME_WAIT>CLOSE        10.0.0.1:4001 10.0.0.2:443`,
+		}, {
+			"a TIME_WAIT is judged with the connection that it ends", Filter{LocalPorts: []uint16{4000}}, `
+			a ESTABLISHED>FIN_WAIT1  10.0.0.1:4000 10.0.0.2:443
+			a FIN_WAIT2>TIME_WAIT    10.0.0.1:4000 10.0.0.2:443
+			a CLOSE>SYN_SENT         10.0.0.1:0    10.0.0.2:443
+			a TIME_WAIT>CLOSE        10.0.0.1:4000 10.0.0.2:443
+			a SYN_SENT>ESTABLISHED   10.0.0.1:4001 10.0.0.2:443`, `
+			a ESTABLISHED>FIN_WAIT1  10.0.0.1:4000 10.0.0.2:443
+			a FIN_WAIT2>TIME_WAIT    10.0.0.1:4000 10.0.0.2:443
+			a TIME_WAIT>CLOSE        10.0.0.1:4000 10.0.0.2:443`,
+		}, {
+			"half-open on two devices", Filter{PIDs: []uint32{8}}, `
+			- LISTEN>SYN_RECV      [fe80::1]:80 [fe80::2]:999 dev=2
+			- LISTEN>SYN_RECV      [fe80::1]:80 [fe80::2]:999 dev=3
+			b SYN_RECV>ESTABLISHED [fe80::1]:80 [fe80::2]:999 dev=2 pid=8/use
+			c SYN_RECV>ESTABLISHED [fe80::1]:80 [fe80::2]:999 dev=3`, `
+			- LISTEN>SYN_RECV      [fe80::1]:80 [fe80::2]:999 dev=2
+			b SYN_RECV>ESTABLISHED [fe80::1]:80 [fe80::2]:999 dev=2 pid=8/use`,
+		}, {
+			"a descriptor whose connection is over", Filter{States: []State{Close}, PIDs: []uint32{8}}, `
+			a >CLOSE           10.0.0.1:4000 10.0.0.2:443 pid=8/snapshot
+			a CLOSE>SYN_SENT   10.0.0.1:0    10.0.0.2:443 pid=9/connect
+			b >CLOSE           10.0.0.1:4001 10.0.0.2:443
+			b >CLOSE           10.0.0.1:4001 10.0.0.2:443 pid=8/snapshot`, `
+			a >CLOSE           10.0.0.1:4000 10.0.0.2:443 pid=8/snapshot
+			b >CLOSE           10.0.0.1:4001 10.0.0.2:443
+			b >CLOSE           10.0.0.1:4001 10.0.0.2:443 pid=8/snapshot`,
+		}, {
 			"the CLOSE of a socket was lost, it connects again", Filter{LocalPorts: []uint16{4000}}, `
 			a SYN_SENT>ESTABLISHED 10.0.0.1:4000 10.0.0.2:443
 			lost
@@ -308,7 +356,7 @@ func TestSelector(t *testing.T) {
 			a >LISTEN 0.0.0.0:1 0.0.0.0:0 cgroup=/
 			b >LISTEN 0.0.0.0:2 0.0.0.0:0 cgroup=/system.slice`,
 		}, {
-			"systemd's escapes are no glob", Filter{Cgroups: []string{`/a\x2db`}}, `
+			"systemd's escapes are not globs", Filter{Cgroups: []string{`/a\x2db`}}, `
 			a >LISTEN 0.0.0.0:1 0.0.0.0:0 cgroup=/a\x2db/c
 			b >LISTEN 0.0.0.0:2 0.0.0.0:0 cgroup=/ax2db`, `
 			a >LISTEN 0.0.0.0:1 0.0.0.0:0 cgroup=/a\x2db/c
@@ -343,12 +391,102 @@ func TestSelector(t *testing.T) {
 	}
 }
 
+// A line "tick N" lets the time come to N ns.
+func TestSelectorTick(t *testing.T) {
+	synSent := Filter{States: []State{SynSent}, MinDuration: 100}
+	tests := []struct {
+		name     string
+		filter   Filter
+		in, want string
+	}{
+		{"a connect() that hangs is shown when it qualifies, and to its end", synSent, `
+			a CLOSE>SYN_SENT       10.0.0.1:0    10.0.0.2:443 boot=50
+			tick 149
+			tick 150
+			tick 151
+			a SYN_SENT>CLOSE       10.0.0.1:4000 10.0.0.2:443 boot=900 for=850`, `
+			tick 149
+			tick 150
+			a CLOSE>SYN_SENT       10.0.0.1:0    10.0.0.2:443 boot=50
+			tick 151
+			a SYN_SENT>CLOSE       10.0.0.1:4000 10.0.0.2:443 boot=900 for=850`},
+		{"what comes in time is not shown", synSent, `
+			a CLOSE>SYN_SENT       10.0.0.1:0    10.0.0.2:443 boot=50
+			a SYN_SENT>ESTABLISHED 10.0.0.1:4000 10.0.0.2:443 boot=60 for=10
+			tick 500`, `
+			tick 500`},
+		{"all of the socket comes out, those that waited longest first", Filter{MinDuration: 100}, `
+			- LISTEN>SYN_RECV        10.0.0.1:80 10.0.0.3:999 boot=50
+			- LISTEN>SYN_RECV        10.0.0.1:80 10.0.0.3:998 boot=55
+			b SYN_RECV>ESTABLISHED   10.0.0.1:80 10.0.0.3:998 boot=60 for=5
+			c SYN_RECV>ESTABLISHED   10.0.0.1:80 10.0.0.3:999 boot=70 for=20
+			c ESTABLISHED>CLOSE_WAIT 10.0.0.1:80 10.0.0.3:999 boot=80 for=10
+			tick 170
+			tick 180`, `
+			tick 170
+			- LISTEN>SYN_RECV        10.0.0.1:80 10.0.0.3:998 boot=55
+			b SYN_RECV>ESTABLISHED   10.0.0.1:80 10.0.0.3:998 boot=60 for=5
+			tick 180
+			- LISTEN>SYN_RECV        10.0.0.1:80 10.0.0.3:999 boot=50
+			c SYN_RECV>ESTABLISHED   10.0.0.1:80 10.0.0.3:999 boot=70 for=20
+			c ESTABLISHED>CLOSE_WAIT 10.0.0.1:80 10.0.0.3:999 boot=80 for=10`},
+		{"a row counts from when its state began, if that is known", Filter{MinDuration: 100}, `
+			a >ESTABLISHED 10.0.0.1:40 10.0.0.2:443 boot=500 for=60
+			b >ESTABLISHED 10.0.0.1:41 10.0.0.2:443 boot=500 unknown=60
+			tick 539
+			tick 540
+			tick 999`, `
+			tick 539
+			tick 540
+			a >ESTABLISHED 10.0.0.1:40 10.0.0.2:443 boot=500 for=60
+			tick 999`},
+		{"the other fields have to hold too", Filter{MinDuration: 100, States: []State{SynSent}, PIDs: []uint32{8}}, `
+			a CLOSE>SYN_SENT 10.0.0.1:0 10.0.0.2:443 boot=50 pid=7/connect
+			b CLOSE>SYN_SENT 10.0.0.1:0 10.0.0.2:443 boot=50 pid=8/connect
+			tick 500`, `
+			tick 500
+			b CLOSE>SYN_SENT 10.0.0.1:0 10.0.0.2:443 boot=50 pid=8/connect`},
+		{"without a minimum duration time changes nothing", Filter{States: []State{CloseWait}}, `
+			a CLOSE>SYN_SENT 10.0.0.1:0 10.0.0.2:443 boot=50
+			tick 500`, `
+			tick 500`},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			s := NewSelector(test.filter)
+			in, out := lines(test.in), []string(nil)
+			for i, line := range in {
+				emit := func(ev *Event) error {
+					out = append(out, in[ev.Time])
+					return nil
+				}
+				var now uint64
+				var err error
+				if n, _ := fmt.Sscanf(line, "tick %d", &now); n == 1 {
+					out = append(out, line)
+					err = s.Tick(now, emit)
+				} else {
+					ev := capture(t, in[i:i+1])[0]
+					ev.Time = int64(i)
+					err = s.Select(&ev, emit)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			if want := lines(test.want); !slices.Equal(out, want) {
+				t.Errorf("got\n%s\nwant\n%s", strings.Join(out, "\n"), strings.Join(want, "\n"))
+			}
+		})
+	}
+}
+
 func TestSelectorForgetsWhatEnds(t *testing.T) {
 	for _, f := range []Filter{{}, {PIDs: []uint32{8}}, {PIDs: []uint32{99}}, {States: []State{CloseWait}}, {LocalPorts: []uint16{80}}} {
 		s := NewSelector(f)
 		show(t, s, lines(twoSockets))
-		if len(s.sockets) != 0 || s.held != 0 || s.alive != 0 {
-			t.Errorf("%+v: %d sockets, %d held events, %d alive are left", f, len(s.sockets), s.held, s.alive)
+		if s.lives.Len() != 0 || s.held != 0 {
+			t.Errorf("%+v: %d sockets and %d held events are left", f, s.lives.Len(), s.held)
 		}
 	}
 }
@@ -367,11 +505,11 @@ func TestSelectorBounds(t *testing.T) {
 		t.Errorf("dropped %d, held %d, emitted %d; want 10, %d, 0", got, undecided.held, emitted, maxHeld)
 	}
 
-	for ev.Cookie = 1; ev.Cookie <= maxMatched+10; ev.Cookie++ {
+	for ev.Cookie = 1; ev.Cookie <= maxChosen+10; ev.Cookie++ {
 		matching.Select(&ev, emit)
 	}
-	if got := matching.Dropped(); got != 10 || len(matching.sockets) != maxMatched || emitted != maxMatched+10 {
-		t.Errorf("dropped %d, sockets %d, emitted %d; want 10, %d, %d", got, len(matching.sockets), emitted, maxMatched, maxMatched+10)
+	if got := matching.Dropped(); got != 10 || matching.lives.Len() != maxChosen || emitted != maxChosen+10 {
+		t.Errorf("dropped %d, sockets %d, emitted %d; want 10, %d, %d", got, matching.lives.Len(), emitted, maxChosen, maxChosen+10)
 	}
 }
 
@@ -456,6 +594,23 @@ func TestSelectorDoesNotAllocate(t *testing.T) {
 	if n := testing.AllocsPerRun(1000, func() { s.Select(&ev, emit) }); n != 0 {
 		t.Errorf("%v allocations for an event without a filter", n)
 	}
+	events := capture(t, lines(twoSockets))
+	for _, f := range []Filter{{PIDs: []uint32{99}}, {States: []State{LastAck}}, {MinDuration: 900}, {RemotePorts: []uint16{443}}} {
+		s, now := NewSelector(f), uint64(0)
+		all := func() {
+			for i := range events {
+				s.Select(&events[i], emit)
+				s.Tick(now, emit)
+				now += 100
+			}
+		}
+		if n := testing.AllocsPerRun(1000, all); n != 0 {
+			t.Errorf("%v allocations for two connections with %+v", n, f)
+		}
+		if f.lasting() && (s.lives.Len() != 0 || s.lives.spare != nil) {
+			t.Errorf("%+v tracks sockets", f)
+		}
+	}
 }
 
 func matching(t testing.TB) (*Selector, Event, func(*Event) error) {
@@ -463,6 +618,6 @@ func matching(t testing.TB) (*Selector, Event, func(*Event) error) {
 	ev := capture(t, []string{"b ESTABLISHED>FIN_WAIT1 10.0.0.1:80 10.0.0.3:999"})[0]
 	emit := func(*Event) error { return nil }
 	s.Select(&ev, emit)
-	ev.Old, ev.New = FinWait1, FinWait2
+	ev.Old, ev.New = FinWait1, FinWait1 // it can come again and again
 	return s, ev, emit
 }

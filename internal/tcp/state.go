@@ -8,7 +8,7 @@ import (
 // State is a TCP state, numbered as in the kernel's include/net/tcp_states.h.
 type State uint8
 
-// The states, in the kernel's order. 0 is no state: it marks a field that does
+// The states, in the kernel's order. 0 is not a state: it marks a field that does
 // not apply.
 const (
 	Established State = iota + 1
@@ -33,7 +33,7 @@ var stateNames = [...]string{
 }
 
 // String returns the kernel's name, as ss and tcpstates print it; for a number
-// that is no state it returns "state(N)".
+// that is not a state it returns "state(N)".
 func (s State) String() string {
 	if int(s) < len(stateNames) && stateNames[s] != "" {
 		return stateNames[s]
