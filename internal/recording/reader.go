@@ -1,4 +1,5 @@
-// Package recording reads recordings: what `tcptrace -j` wrote.
+// Package recording reads recordings: what `tcptrace -j` wrote. A Source is one as a
+// source of events; a Reader is what it reads the lines with.
 package recording
 
 import (
@@ -22,8 +23,8 @@ import (
 	"github.com/tcptrace/tcptrace/internal/tcp"
 )
 
-// Reader reads a recording: JSON lines as JSON writes them. It takes the input
-// for hostile: an event is whole and within its ranges, or an error. Fields that
+// Reader reads a recording: JSON lines as JSON writes them. The input may
+// be hostile: an event is whole and within its ranges, or an error. Fields that
 // it does not know are ignored, so that newer recordings can be read.
 type Reader struct {
 	name string
@@ -69,13 +70,18 @@ func (r *Reader) Read(e *tcp.Event) error {
 func (r *Reader) next() (tcp.Event, error) {
 	r.line++
 	line, err := r.in.ReadSlice('\n')
+	if r.line == 1 {
+		if err := checkEncoding(line); err != nil {
+			return tcp.Event{}, err
+		}
+	}
 	switch {
 	case err == bufio.ErrBufferFull:
 		return tcp.Event{}, fmt.Errorf("the line is longer than %d bytes: not a recording of tcptrace", maxLine)
 	case err == io.EOF && len(line) == 0:
 		return tcp.Event{}, io.EOF
 	case err == io.EOF && !json.Valid(line):
-		return tcp.Event{}, errors.New("the last line is cut off: the recording was not finished")
+		return tcp.Event{}, errCutOff
 	case err != nil && err != io.EOF:
 		return tcp.Event{}, fmt.Errorf("reading: %w", err)
 	}
@@ -84,6 +90,32 @@ func (r *Reader) next() (tcp.Event, error) {
 		return tcp.Event{}, explain(err)
 	}
 	return rec.event()
+}
+
+var errCutOff = errors.New("the last line is cut off: the recording was not finished")
+
+// encodings are what recordings are found in that are not JSON lines any more, and the
+// command that makes them so again.
+var encodings = []struct{ begin, what, undo string }{
+	{"\x1f\x8b", "compressed with gzip", "zcat FILE"},
+	{"\x28\xb5\x2f\xfd", "compressed with zstd", "zstdcat FILE"},
+	{"\xfd7zXZ\x00", "compressed with xz", "xzcat FILE"},
+	{"BZh", "compressed with bzip2", "bzcat FILE"},
+	{"\xff\xfe", "UTF-16 text", "iconv -f UTF-16 -t UTF-8 FILE"},
+	{"\xfe\xff", "UTF-16 text", "iconv -f UTF-16 -t UTF-8 FILE"},
+	{"{\x00", "UTF-16 text", "iconv -f UTF-16LE -t UTF-8 FILE"},
+	{"\x00{", "UTF-16 text", "iconv -f UTF-16BE -t UTF-8 FILE"},
+	{"\xef\xbb\xbf", "text with a byte order mark", "tail -c +4 FILE"},
+}
+
+// checkEncoding returns an error for what begins in a way that no recording does.
+func checkEncoding(line []byte) error {
+	for _, e := range encodings {
+		if bytes.HasPrefix(line, []byte(e.begin)) {
+			return fmt.Errorf("this is %s, not a recording as tcptrace writes it: try %s | tcptrace -r -", e.what, e.undo)
+		}
+	}
+	return nil
 }
 
 // explain puts an error of encoding/json in the words of the recording.
@@ -225,7 +257,7 @@ func (f *fields) together(names string, present ...bool) bool {
 // shared returns one copy of a text, however often it comes.
 func shared(s string) string { return unique.Make(s).Value() }
 
-// event returns the event that the record tells of.
+// event returns the event that the record describes.
 func (rec *record) event() (tcp.Event, error) {
 	f := new(fields)
 	if v := require(f, "v", rec.V); v != tcp.SchemaVersion {
@@ -234,7 +266,7 @@ func (rec *record) event() (tcp.Event, error) {
 	e := tcp.Event{UID: tcp.NoUID, FD: tcp.NoFD}
 	e.Kind = parse(f, "type", rec.Type, parseKind)
 	e.Time = parse(f, "time", rec.Time, parseTime)
-	e.BootNS = parse(f, "boot_ns", rec.BootNS, parseDecimal)
+	e.BootNS = parse(f, "boot_ns", rec.BootNS, parseBootNS)
 	if f.err == nil && e.Kind == tcp.Lost {
 		e.Lost = require(f, "events", rec.Events)
 		e.Where = shared(require(f, "where", rec.Where))
@@ -331,10 +363,15 @@ func parseTime(s string) (int64, error) {
 	return ns, nil
 }
 
-func parseDecimal(s string) (uint64, error) {
+// parseBootNS takes what CLOCK_BOOTTIME can be: it is a signed number in the kernel
+// (ktime_t). So a sum of two times, or of a time and a time.Duration, does not overflow.
+func parseBootNS(s string) (uint64, error) {
 	n, err := strconv.ParseUint(s, 10, 64)
 	if err != nil {
 		return 0, errors.New("not a decimal number of 64 bits")
+	}
+	if n > math.MaxInt64 {
+		return 0, errors.New("not a time since the boot: that would be 292 years")
 	}
 	return n, nil
 }

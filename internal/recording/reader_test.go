@@ -99,6 +99,8 @@ func TestRecordingErrors(t *testing.T) {
 		{edit(change, `2026-`, `3026-`), `time is "3026-11-18T11:06:40.000000042Z": out of range`},
 		{edit(change, `"98765432109876"`, `98765432109876`), `boot_ns cannot be number`},
 		{edit(change, `"98765432109876"`, `"18446744073709551616"`), `boot_ns is "18446744073709551616": not a decimal number of 64 bits`},
+		{edit(change, `"98765432109876"`, `"18446744073709551615"`), `boot_ns is "18446744073709551615": not a time since the boot: that would be 292 years`},
+		{edit(change, `"98765432109876"`, `"9223372036854775808"`), `boot_ns is "9223372036854775808": not a time since the boot: that would be 292 years`},
 		{edit(change, `beef`, `beeg`), `cookie is "beeg": not a hexadecimal number of 64 bits`},
 		{edit(change, `0xffff888012345678`, `ffff888012345678`), `skaddr is "ffff888012345678": it must begin with 0x`},
 		{edit(change, `4026531840`, `-1`), `netns cannot be number -1`},
@@ -272,7 +274,7 @@ func TestEveryValueIsKnown(t *testing.T) {
 	}
 }
 
-// normal is e as a recording holds it: without what no field tells, and with
+// normal is e as a recording holds it: without what no field has, and with
 // U+FFFD for what is not UTF-8.
 func normal(e tcp.Event) tcp.Event {
 	text := func(s string) string { return string([]rune(s)) }
@@ -313,7 +315,7 @@ func arbitrary(pick uint64, n uint64, t int64, m uint32, addr []byte, comm, cgro
 		}
 	}
 	return tcp.Event{
-		Kind: tcp.Kind(choose(3)), Time: t, BootNS: n, Cookie: n, SkAddr: n * choose(2), NetNS: m, MPTCP: choose(2) == 1,
+		Kind: tcp.Kind(choose(3)), Time: t, BootNS: n >> 1, Cookie: n, SkAddr: n * choose(2), NetNS: m, MPTCP: choose(2) == 1,
 		Local: netip.AddrPortFrom(local, uint16(n)), Remote: netip.AddrPortFrom(remote, uint16(m)),
 		Old: tcp.State(1 + choose(12)), New: tcp.State(1 + choose(12)),
 		Duration: n, DurationKind: []tcp.DurationKind{"", tcp.Exact, tcp.AtLeast, tcp.Unknown}[choose(4)],

@@ -1,6 +1,9 @@
 package tcp
 
-import "iter"
+import (
+	"iter"
+	"net/netip"
+)
 
 // A Tracker is the one answer to the question which socket an event belongs to. It maps
 // each event to a Life: one connection (or one listener) of one socket, from the first
@@ -48,6 +51,14 @@ type Life[T any] struct {
 	crowd uint32 // how many share this place, see shares(); 0: it is alone
 
 	prev, next *Life[T]
+}
+
+// Identify fills in what identifies the socket in *ev, as of its last event: Cookie, NetNS,
+// Device, Local and Remote.
+func (l *Life[T]) Identify(ev *Event) {
+	ev.Cookie, ev.NetNS, ev.Device = l.Cookie, l.pair.netns, l.pair.device
+	ev.Local = netip.AddrPortFrom(netip.AddrFrom16(l.pair.local).Unmap(), l.pair.lport)
+	ev.Remote = netip.AddrPortFrom(netip.AddrFrom16(l.pair.remote).Unmap(), l.pair.rport)
 }
 
 // A Step is what one event did.
