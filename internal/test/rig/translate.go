@@ -5,7 +5,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
+	"net/netip"
 	"strconv"
+	"strings"
 
 	"github.com/tcptrace/tcptrace/internal/tcp"
 )
@@ -28,14 +31,16 @@ type Translation struct {
 //     takes over; what the mini-socket does later is not in tracefs. A FIN_WAIT2 may
 //     live in the mini-socket too: then the edge comes later here than there, when
 //     the address of the full socket may long be in use again.
-//   - LISTEN>SYN_RECV is told when the first SYN made a request sock, without a
-//     cookie; tracefs tells it of the child, when the handshake is done.
+//   - LISTEN>SYN_RECV is written when the first SYN made a request sock, without a
+//     cookie; tracefs has it for the child, when the handshake is done.
 //
-// So the edges are gathered by life (one cookie from birth to CLOSE), and the lives
-// are laid out in the order of their birth. An event that cannot follow the one before
-// it in its life is an error. Connections in except are left out.
+// So the edges are gathered by life (see tcp.Tracker), and the lives of full sockets are
+// laid out in the order of their birth. An event that cannot follow the one before it in
+// its life is an error, as is a life that another event proves to be over before its end
+// was written. Connections in except are left out.
 func Translate(r io.Reader, ports Ports, except map[Connection]bool) (*Translation, error) {
-	t := translator{except: except, open: map[string]*life{}, half: map[ends]bool{}}
+	t := translator{except: except}
+	t.open = tcp.NewTracker(math.MaxInt, t.unended)
 	lines := bufio.NewScanner(r)
 	for n := 1; lines.Scan(); n++ {
 		var e event
@@ -53,7 +58,11 @@ func Translate(r io.Reader, ports Ports, except map[Connection]bool) (*Translati
 	for _, l := range t.lives {
 		t.Edges = append(t.Edges, l.edges...)
 	}
-	t.Pending = len(t.half)
+	for l := range t.open.All() {
+		if l.Value == nil {
+			t.Pending++
+		}
+	}
 	return &t.Translation, nil
 }
 
@@ -62,31 +71,54 @@ func Translate(r io.Reader, ports Ports, except map[Connection]bool) (*Translati
 type event struct {
 	Type, Cookie, SkAddr, Where string
 	Events                      int
-	ends
-	OldState string `json:"old_state"`
-	NewState string `json:"new_state"`
+	NetNS, Device               uint32
+	LAddr, RAddr                string
+	LPort, RPort                uint16
+	OldState                    string `json:"old_state"`
+	NewState                    string `json:"new_state"`
 }
 
-// ends names a half-open connection.
-type ends struct {
-	NetNS        uint32
-	LAddr, RAddr string
-	LPort, RPort uint16
+// transition is the event as the Tracker takes it.
+func (e *event) transition() (ev tcp.Event, err error) {
+	ev = tcp.Event{Kind: tcp.Transition, NetNS: e.NetNS, Device: e.Device}
+	if e.Cookie != "" {
+		if ev.Cookie, err = strconv.ParseUint(e.Cookie, 16, 64); err != nil || ev.Cookie == 0 {
+			return ev, fmt.Errorf("not a cookie: %q", e.Cookie)
+		}
+	}
+	local, err := netip.ParseAddr(e.LAddr)
+	if err != nil {
+		return ev, err
+	}
+	remote, err := netip.ParseAddr(e.RAddr)
+	if err != nil {
+		return ev, err
+	}
+	ev.Local, ev.Remote = netip.AddrPortFrom(local, e.LPort), netip.AddrPortFrom(remote, e.RPort)
+	if ev.Old, err = tcp.ParseState(e.OldState); err != nil {
+		return ev, err
+	}
+	ev.New, err = tcp.ParseState(e.NewState)
+	return ev, err
 }
 
-// life is one socket from its birth to CLOSE, mini-socket included.
+// life is one full socket from its birth to CLOSE, mini-socket included.
 type life struct {
 	sk    uint64
-	state tcp.State
 	edges []Edge
 }
 
 type translator struct {
 	Translation
 	except map[Connection]bool
-	lives  []*life          // in the order of their birth
-	open   map[string]*life // by cookie
-	half   map[ends]bool    // half-open connections
+	lives  []*life             // in the order of their birth
+	open   *tcp.Tracker[*life] // nil: half-open
+	broken []string            // lives that went without an end in this step
+}
+
+// unended is what the Tracker calls for a life that goes without its end.
+func (t *translator) unended(l *tcp.Life[*life]) {
+	t.broken = append(t.broken, fmt.Sprintf("the socket was in %v", l.State))
 }
 
 func (t *translator) add(e *event, ports Ports) error {
@@ -97,33 +129,27 @@ func (t *translator) add(e *event, ports Ports) error {
 	if e.Type != "transition" || !ports.Has(e.LPort, e.RPort) {
 		return nil
 	}
+	ev, err := e.transition()
+	if err != nil {
+		return err
+	}
 	if t.except[connection(e.LPort, e.RPort)] {
-		t.leaveOut(e.Cookie)
+		t.leaveOut(&ev)
 		return nil
 	}
 	t.Written++
-	from, err := tcp.ParseState(e.OldState)
-	if err != nil {
-		return err
+	step := t.open.Observe(&ev)
+	switch {
+	case len(t.broken) > 0:
+		err = fmt.Errorf("%v>%v cannot happen: %s", ev.Old, ev.New, strings.Join(t.broken, ", "))
+	case step.Missing:
+		err = fmt.Errorf("%v>%v cannot happen: the socket was in %v", ev.Old, ev.New, step.From)
+	case ev.Cookie == 0:
+		err = t.addHalfOpen(&ev, step)
+	default:
+		err = t.addFull(&ev, e.SkAddr, step)
 	}
-	to, err := tcp.ParseState(e.NewState)
-	if err != nil {
-		return err
-	}
-	if e.Cookie == "" {
-		return t.addHalfOpen(e, from, to)
-	}
-	l := t.open[e.Cookie]
-	if l == nil {
-		if l, err = t.born(e, from); err != nil {
-			return err
-		}
-	}
-	if l.state != from {
-		return fmt.Errorf("the socket was in %v", l.state)
-	}
-	t.step(l, e, to)
-	return nil
+	return err
 }
 
 func (t *Translation) addLost(e *event) {
@@ -135,63 +161,65 @@ func (t *Translation) addLost(e *event) {
 }
 
 // leaveOut takes back CLOSE>SYN_SENT, which came before there was a port to tell by.
-func (t *translator) leaveOut(cookie string) {
-	if l := t.open[cookie]; l != nil {
-		t.Written -= len(l.edges)
-		l.edges = nil
-		delete(t.open, cookie)
+func (t *translator) leaveOut(ev *tcp.Event) {
+	l := t.open.Find(ev)
+	if l == nil {
+		return
 	}
+	if l.Value != nil {
+		t.Written -= len(l.Value.edges)
+		l.Value.edges = nil
+	}
+	t.open.Drop(l)
 }
 
-func (t *translator) addHalfOpen(e *event, from, to tcp.State) error {
+// addHalfOpen takes an event of a request sock. All full sockets have a cookie here.
+func (t *translator) addHalfOpen(ev *tcp.Event, step tcp.Step[*life]) error {
 	t.HalfOpen++
-	switch {
-	case from == tcp.Listen && to == tcp.SynRecv && !t.half[e.ends]:
-		t.half[e.ends] = true
-	case from == tcp.SynRecv && to == tcp.Close && t.half[e.ends]:
-		delete(t.half, e.ends)
-	default:
-		return fmt.Errorf("%v>%v cannot happen to this half-open connection", from, to)
+	begins := step.Began && ev.Old == tcp.Listen && ev.New == tcp.SynRecv
+	ends := !step.Began && ev.Old == tcp.SynRecv && ev.New == tcp.Close && step.Life.Value == nil
+	if !begins && !ends {
+		return fmt.Errorf("%v>%v cannot happen to this half-open connection", ev.Old, ev.New)
 	}
 	return nil
 }
 
-// born starts the life of a full socket. One that begins in SYN_RECV is the child of
-// a half-open connection, and tracefs told its LISTEN>SYN_RECV just before.
-func (t *translator) born(e *event, from tcp.State) (*life, error) {
-	sk, err := strconv.ParseUint(e.SkAddr, 0, 64)
-	if err != nil {
-		return nil, fmt.Errorf("no address of the socket (is -x missing?)")
-	}
-	l := &life{sk: sk, state: from}
-	switch from {
-	case tcp.Close, tcp.Listen:
-	case tcp.SynRecv:
-		if !t.half[e.ends] {
-			return nil, fmt.Errorf("no SYN was told of this connection")
+// addFull takes an event of a full socket, which may be the first.
+func (t *translator) addFull(ev *tcp.Event, sk string, step tcp.Step[*life]) error {
+	if step.Life.Value == nil {
+		if err := t.born(ev, sk, step); err != nil {
+			return err
 		}
-		delete(t.half, e.ends)
-		l.edges = []Edge{{Sk: sk, Old: tcp.Listen, New: tcp.SynRecv, Local: e.LPort, Remote: e.RPort}}
-	default:
-		return nil, fmt.Errorf("the birth of this socket is missing")
 	}
-	t.lives = append(t.lives, l)
-	t.open[e.Cookie] = l
-	return l, nil
+	if ev.Old == tcp.TimeWait {
+		t.Mini++
+		return nil
+	}
+	l, seen := step.Life.Value, ev.New
+	if seen == tcp.TimeWait {
+		seen = tcp.Close
+	}
+	l.edges = append(l.edges, Edge{Sk: l.sk, Old: ev.Old, New: seen, Local: ev.Local.Port(), Remote: ev.Remote.Port()})
+	return nil
 }
 
-func (t *translator) step(l *life, e *event, to tcp.State) {
-	if l.state == tcp.TimeWait {
-		t.Mini++
-	} else {
-		seen := to
-		if to == tcp.TimeWait {
-			seen = tcp.Close
-		}
-		l.edges = append(l.edges, Edge{Sk: l.sk, Old: l.state, New: seen, Local: e.LPort, Remote: e.RPort})
+// born starts the life of a full socket. One that leaves SYN_RECV first is the child of a
+// half-open connection, and tracefs had its LISTEN>SYN_RECV just before.
+func (t *translator) born(ev *tcp.Event, address string, step tcp.Step[*life]) error {
+	sk, err := strconv.ParseUint(address, 0, 64)
+	if err != nil {
+		return fmt.Errorf("no address of the socket (is -x missing?)")
 	}
-	l.state = to
-	if to == tcp.Close {
-		delete(t.open, e.Cookie)
+	l := &life{sk: sk}
+	switch {
+	case !step.Began: // the Tracker knew it as half-open
+		l.edges = []Edge{{Sk: sk, Old: tcp.Listen, New: tcp.SynRecv, Local: ev.Local.Port(), Remote: ev.Remote.Port()}}
+	case ev.Old == tcp.SynRecv:
+		return fmt.Errorf("no SYN was seen of this connection")
+	case ev.Old != tcp.Close && ev.Old != tcp.Listen:
+		return fmt.Errorf("the birth of this socket is missing")
 	}
+	step.Life.Value = l
+	t.lives = append(t.lives, l)
+	return nil
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/tcptrace/tcptrace/internal/tcp"
 )
 
-// line is one line of `tcptrace -j -x`; "" is no cookie.
+// line is one line of `tcptrace -j -x`; "" leaves the cookie out.
 func line(cookie string, sk, lport, rport int, old, new string) string {
 	id := ""
 	if cookie != "" {
@@ -42,7 +42,7 @@ func TestTranslateConnection(t *testing.T) {
 		`{"v":1,"type":"socket","cookie":"1","lport":20000,"state":"LISTEN"}`,
 		line("z", 0x99, 22, 50000, "CLOSE_WAIT", "LAST_ACK"), // a stranger
 		line("b", 0x20, 20000, 40000, "CLOSE_WAIT", "LAST_ACK"),
-		line("a", 0x77, 40000, 20000, "FIN_WAIT2", "TIME_WAIT"), // told with the mini-socket's address
+		line("a", 0x77, 40000, 20000, "FIN_WAIT2", "TIME_WAIT"), // written with the mini-socket's address
 		line("b", 0x20, 20000, 40000, "LAST_ACK", "CLOSE"),
 		line("a", 0x77, 40000, 20000, "TIME_WAIT", "TIME_WAIT"),
 		line("a", 0x77, 40000, 20000, "TIME_WAIT", "CLOSE"),
@@ -74,7 +74,35 @@ func TestTranslateConnection(t *testing.T) {
 	}
 }
 
-// A handshake that is given up exists in tracefs not at all.
+// A socket that connects anew in its own TIME_WAIT has two lives at once.
+func TestTranslateReconnect(t *testing.T) {
+	got, err := translate(t,
+		line("a", 0x10, 0, 20000, "CLOSE", "SYN_SENT"),
+		line("a", 0x10, 40000, 20000, "SYN_SENT", "ESTABLISHED"),
+		line("a", 0x10, 40000, 20000, "ESTABLISHED", "FIN_WAIT1"),
+		line("a", 0x77, 40000, 20000, "FIN_WAIT1", "TIME_WAIT"),
+		line("a", 0x10, 0, 20000, "CLOSE", "SYN_SENT"),
+		line("a", 0x77, 40000, 20000, "TIME_WAIT", "CLOSE"),
+		line("a", 0x10, 40001, 20000, "SYN_SENT", "CLOSE"),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	edge := func(lport uint16, old, new tcp.State) Edge { return Edge{0x10, old, new, lport, 20000, 0} }
+	want := &Translation{Written: 7, Mini: 1, Edges: []Edge{
+		edge(0, tcp.Close, tcp.SynSent),
+		edge(40000, tcp.SynSent, tcp.Established),
+		edge(40000, tcp.Established, tcp.FinWait1),
+		edge(40000, tcp.FinWait1, tcp.Close),
+		edge(0, tcp.Close, tcp.SynSent),
+		edge(40001, tcp.SynSent, tcp.Close),
+	}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+// A handshake that is given up does not exist in tracefs.
 func TestTranslateHalfOpen(t *testing.T) {
 	got, err := translate(t,
 		line("", 0x1, 20000, 40000, "LISTEN", "SYN_RECV"),
@@ -101,6 +129,13 @@ func TestTranslateRefusesTheImpossible(t *testing.T) {
 		{"SYN twice", "cannot happen", []string{
 			line("", 0x1, 20000, 1, "LISTEN", "SYN_RECV"), line("", 0x1, 20000, 1, "LISTEN", "SYN_RECV")}},
 		{"end without SYN", "cannot happen", []string{line("", 0x1, 20000, 1, "SYN_RECV", "CLOSE")}},
+		{"in the state again", "was in ESTABLISHED", []string{
+			born, line("a", 0x10, 1, 20000, "SYN_SENT", "ESTABLISHED"), line("a", 0x10, 0, 20000, "CLOSE", "SYN_SENT")}},
+		{"in use before the end", "was in TIME_WAIT", []string{
+			born, line("a", 0x10, 1, 20000, "SYN_SENT", "ESTABLISHED"), line("a", 0x10, 1, 20000, "ESTABLISHED", "FIN_WAIT1"),
+			line("a", 0x10, 1, 20000, "FIN_WAIT1", "TIME_WAIT"),
+			line("b", 0x10, 0, 20000, "CLOSE", "SYN_SENT"), line("b", 0x10, 1, 20000, "SYN_SENT", "ESTABLISHED")}},
+		{"half-open after the handshake", "cannot happen", []string{line("", 0x1, 20000, 1, "SYN_RECV", "ESTABLISHED")}},
 		{"no address", "-x", []string{strings.Replace(born, `"skaddr":"0x10",`, "", 1)}},
 		{"bad state", "unknown TCP state", []string{strings.Replace(born, "SYN_SENT", "SYN_SEND", 1)}},
 		{"bad line", "line 2", []string{born, "{"}},
