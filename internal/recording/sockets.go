@@ -6,8 +6,8 @@ import (
 	"github.com/tcptrace/tcptrace/internal/tcp"
 )
 
-// The bounds of what is kept for Existing. A socket takes 176 bytes, and its entry in the
-// table of a tcp.Tracker 20 to 40 by cookie and 60 to 120 by address pair: 56 MB, or 78 MB
+// The bounds of what is kept for Existing. A socket takes 128 bytes, and its entry in the
+// table of a tcp.Tracker 20 to 40 by cookie and 60 to 120 by address pair: 44 MB, or 65 MB
 // if all are half-open or in TIME_WAIT. What sockets have in common is kept once, in 12 MB
 // at most: with short texts for 17,000 owners.
 const (
@@ -24,27 +24,17 @@ type sockets struct {
 	forgotten uint64
 }
 
-// row is what is kept of a socket beside what its Life knows.
+// row is what is kept of a socket beside what its Life knows. Counters and queues are not:
+// they were those of the last event, and nobody knows how they went on.
 type row struct {
-	since                   uint64 // BootNS when the state began, as exactly as durationKind says
-	skAddr                  uint64
-	bytesSent, bytesRecv    uint64
-	common                  *common
-	pid, retransmits, srtt  uint32
-	rxQueue, txQueue, drops uint32
-	errno                   uint32
-	fd                      int32
-	durationKind            uint8 // of durationKinds
-	flags                   uint8
+	since        uint64 // BootNS when the state began, as exactly as durationKind says
+	skAddr       uint64
+	common       *common
+	pid          uint32
+	fd           int32
+	durationKind uint8 // of durationKinds
+	mptcp        bool
 }
-
-// The flags of a row.
-const (
-	mptcp = 1 << iota
-	hasCounters
-	hasQueues
-	hasDrops
-)
 
 var durationKinds = [...]tcp.DurationKind{"", tcp.Exact, tcp.AtLeast, tcp.Unknown}
 
@@ -145,25 +135,10 @@ func (s *sockets) leave(c *common) {
 func (t *traits) size() int { return traitsBytes + len(t.comm) + len(t.cgroup) + len(t.container) }
 
 func newRow(e *tcp.Event, since uint64, kind tcp.DurationKind) row {
-	r := row{
-		since: since, skAddr: e.SkAddr, bytesSent: e.BytesSent, bytesRecv: e.BytesReceived,
-		pid: e.PID, retransmits: e.Retransmits, srtt: e.SRTT, rxQueue: e.RxQueue, txQueue: e.TxQueue,
-		drops: e.Drops, errno: e.Errno, fd: e.FD,
+	return row{
+		since: since, skAddr: e.SkAddr, pid: e.PID, fd: e.FD, mptcp: e.MPTCP,
+		durationKind: uint8(max(0, slices.Index(durationKinds[:], kind))),
 	}
-	r.durationKind = uint8(max(0, slices.Index(durationKinds[:], kind)))
-	if e.MPTCP {
-		r.flags |= mptcp
-	}
-	if e.HasCounters {
-		r.flags |= hasCounters
-	}
-	if e.HasQueues {
-		r.flags |= hasQueues
-	}
-	if e.HasDrops {
-		r.flags |= hasDrops
-	}
-	return r
 }
 
 // fill is the reverse of newRow, for the time e.BootNS.
@@ -171,11 +146,7 @@ func (r *row) fill(e *tcp.Event) {
 	c := r.common
 	e.Role, e.OwnerSource, e.Holder, e.Comm, e.UID = c.role, c.source, c.holder, c.comm, c.uid
 	e.Cgroup, e.ContainerID = c.cgroup, c.container
-	e.SkAddr, e.PID, e.FD, e.Errno = r.skAddr, r.pid, r.fd, r.errno
-	e.BytesSent, e.BytesReceived, e.Retransmits, e.SRTT = r.bytesSent, r.bytesRecv, r.retransmits, r.srtt
-	e.RxQueue, e.TxQueue, e.Drops = r.rxQueue, r.txQueue, r.drops
-	e.MPTCP, e.HasCounters = r.flags&mptcp != 0, r.flags&hasCounters != 0
-	e.HasQueues, e.HasDrops = r.flags&hasQueues != 0, r.flags&hasDrops != 0
+	e.SkAddr, e.PID, e.FD, e.MPTCP = r.skAddr, r.pid, r.fd, r.mptcp
 	if e.DurationKind = durationKinds[r.durationKind]; e.DurationKind.Known() {
 		e.Duration = e.BootNS - min(r.since, e.BootNS)
 	}

@@ -40,8 +40,8 @@ func Open(r io.Reader, name string) *Source {
 }
 
 // Track prepares for Existing: the sockets in these states are kept as they are read. It
-// must be called before the first Read. Their number and their memory are bounded: 262144
-// and 90 MB; see Forgotten.
+// must be called before the first Read. Their number is bounded, at 262144, and so is what
+// they take: 80 MB; see Forgotten.
 func (s *Source) Track(states ...tcp.State) {
 	s.states, s.sockets = states, newSockets()
 }
@@ -86,9 +86,9 @@ func (s *Source) SetDeadline(boot uint64) { s.deadline = boot }
 func (s *Source) Now() uint64 { return s.now }
 
 // Existing hands a row for each socket that is in one of the states, as of Now, to emit:
-// those that the events read so far leave in it, in the order in which they first came into a
-// state of Track. The row is valid until emit returns. States that Track did not name are
-// an error.
+// those that the events read so far leave in it, in the order in which they first came into
+// a state of Track. A row has what is known of the socket but its counters and queues, and
+// is valid until emit returns. States that Track did not name are an error.
 func (s *Source) Existing(states []tcp.State, emit func(*tcp.Event) error) error {
 	for _, state := range states {
 		if !slices.Contains(s.states, state) {
