@@ -371,7 +371,7 @@ func parseBootNS(s string) (uint64, error) {
 		return 0, errors.New("not a decimal number of 64 bits")
 	}
 	if n > math.MaxInt64 {
-		return 0, errors.New("not a time since the boot: that would be 292 years")
+		return 0, errors.New("not a time since the boot: it is more than 292 years")
 	}
 	return n, nil
 }

@@ -97,10 +97,10 @@ func pairOf(ev *Event) pair {
 	}
 }
 
-// NewTracker returns a Tracker of at most max lives. forget, which may be nil, is called
-// with each Life that leaves the table without its last event: the oldest, when another
-// one needs its place, or one that is proved to be over by an event of another. The Life
-// is valid until forget returns, which must not call the Tracker.
+// NewTracker returns a Tracker of at most max lives, which is 1 or more. forget, which may
+// be nil, is called with each Life that leaves the table without its last event: the
+// oldest, when another one needs its place, or one that is proved to be over by an event
+// of another. The Life is valid until forget returns, which must not call the Tracker.
 func NewTracker[T any](max int, forget func(*Life[T])) *Tracker[T] {
 	t := &Tracker[T]{max: max, forget: forget, cookies: make(map[uint64]*Life[T])}
 	for i := range t.pairs {
