@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"reflect"
 	"strings"
 
 	"github.com/alecthomas/kong"
@@ -26,21 +27,20 @@ func (c *completionCmd) Run(e *env) error {
 	return err
 }
 
-const stateWords = "established syn-sent syn-recv fin-wait1 fin-wait2 time-wait close close-wait last-ack listen closing"
-
-// valuesOf returns the words that a flag takes, or whether it takes a file.
+// valuesOf returns the words that a flag takes, or whether it takes a file. The flag
+// itself knows: by its enum tag, by the method Words of its type, by its placeholder.
 func valuesOf(flag *kong.Flag) (words string, file bool) {
-	switch flag.Name {
-	case "output":
-		return "columns json csv", false
-	case "hooks":
-		return "auto tracepoints trampolines", false
-	case "state":
-		return stateWords, false
-	case "by":
-		return "owner pid comm container remote lport stack", false
+	if flag.Enum != "" {
+		return strings.Join(flag.EnumSlice(), " "), false
 	}
-	return "", flag.Name == "read" || flag.Name == "btf"
+	value := flag.Target
+	if value.Kind() == reflect.Pointer { // a flag that may be absent
+		value = reflect.New(value.Type().Elem()).Elem()
+	}
+	if typed, ok := value.Addr().Interface().(interface{ Words() []string }); ok {
+		return strings.Join(typed.Words(), " "), false
+	}
+	return "", flag.PlaceHolder == "FILE"
 }
 
 // spellings returns every way to write a flag: -o --output.

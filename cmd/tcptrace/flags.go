@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"syscall"
 
 	"github.com/tcptrace/tcptrace/internal/output"
@@ -12,7 +11,7 @@ import (
 
 // formatFlags say how rows are printed. Short names are those of tcpstates.
 type formatFlags struct {
-	Output   format `short:"o" placeholder:"FORMAT" help:"columns (the default), json or csv."`
+	Output   format `short:"o" placeholder:"FORMAT" help:"${formats}; default ${format}."`
 	JSON     bool   `short:"j" help:"JSON, one object per line; -o json."`
 	CSV      bool   `short:"s" name:"csv" help:"CSV; -o csv."`
 	Wide     bool   `short:"w" help:"Wide columns: room for IPv6 and whole names."`
@@ -24,32 +23,26 @@ func (f *formatFlags) format() (format, error) {
 	asked := f.Output
 	for _, short := range []struct {
 		given bool
-		means format
-	}{{f.JSON, formatJSON}, {f.CSV, formatCSV}} {
+		means string
+	}{{f.JSON, "json"}, {f.CSV, "csv"}} {
 		switch {
 		case !short.given:
-		case asked == "":
-			asked = short.means
-		case asked != short.means:
-			return "", usageError{fmt.Errorf("cannot print %s and %s at once: give one of -o, -j (json) and -s (csv)", asked, short.means)}
+		case asked.name == "":
+			asked = formatNamed(short.means)
+		case asked.name != short.means:
+			return format{}, usageError{fmt.Errorf("cannot print %s and %s at once: give one of -o, -j (json) and -s (csv)", asked.name, short.means)}
 		}
+	}
+	if asked.name == "" {
+		asked = formats[0]
 	}
 	return asked, nil
 }
 
-// writer returns a writer of the format. The options name columns; JSON has
-// every field at all times.
-func (f *formatFlags) writer(w io.Writer, o output.Options) (writer, error) {
+// options adds the columns that the flags ask for. JSON has every field at all times.
+func (f *formatFlags) options(o output.Options) output.Options {
 	o.Wide, o.Extended = f.Wide, f.Extended
-	format, err := f.format()
-	switch format {
-	case formatJSON:
-		return output.NewJSON(w), err
-	case formatCSV:
-		return output.NewCSV(w, o), err
-	default:
-		return output.NewColumns(w, o), err
-	}
+	return o
 }
 
 // filterFlags select sockets by what they are and by what happens to them. The

@@ -60,12 +60,10 @@ func (w *leakWatch) live() error {
 
 // openScreen takes over the terminal, if there is one to show a live view on.
 func (w *leakWatch) openScreen() (err error) {
-	out, isFile := w.env.stdout.(*os.File)
-	in, isFileToo := w.env.stdin.(*os.File)
-	if w.cmd.quiet() || w.cmd.JSON || !isFile || !isFileToo || !terminal.IsTerminal(out) {
+	if w.cmd.quiet() || w.cmd.JSON || !terminal.IsTerminal(w.env.stdout) {
 		return nil
 	}
-	w.screen, err = terminal.OpenScreen(in, out)
+	w.screen, err = terminal.OpenScreen(w.env.stdin, w.env.stdout)
 	return err
 }
 

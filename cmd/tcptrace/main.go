@@ -1,23 +1,26 @@
 // Command tcptrace shows every TCP state change of this host: how long each
 // state lasted, which process owns the socket and why the state ended.
 //
-// This package only wires: it parses the command line, opens a source, moves
-// events from it to a writer, and says on stderr what went wrong.
+// This package only wires: it parses the command line, opens a source, hands it to
+// pipeline.Run with what shows its events, and says on stderr what went wrong.
 package main
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"runtime/debug"
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/tcptrace/tcptrace/internal/output"
+	"github.com/tcptrace/tcptrace/internal/pipeline"
 )
 
 // The exit statuses beside 0.
@@ -36,9 +39,29 @@ func main() {
 
 // env is what a command knows of the world outside.
 type env struct {
-	ctx            context.Context // its end ends a live trace in order
-	stdin          io.Reader
-	stdout, stderr io.Writer
+	ctx                   context.Context // its end ends a run in order
+	stdin, stdout, stderr *os.File
+}
+
+// sayLimit is how long a message may take to write. A terminal that was stopped must not
+// keep a process from ending that has something to say about it.
+const sayLimit = 200 * time.Millisecond
+
+// say writes a line on stderr. What a terminal would act on is escaped.
+func (e *env) say(format string, args ...any) {
+	e.print(output.Visible(fmt.Sprintf("tcptrace: "+format, args...)))
+}
+
+func (e *env) print(line string) {
+	done := make(chan struct{})
+	go func() {
+		fmt.Fprintln(e.stderr, line) // if that fails there is nobody to tell
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(sayLimit):
+	}
 }
 
 // cli is the command line. It is the only list of flags: parser, help and
@@ -59,7 +82,7 @@ type usageError struct{ error }
 
 // run does what args ask for and returns the exit status.
 func run(e *env, args []string) int {
-	err := execute(e, args)
+	command, err := execute(e, args)
 	var parse *kong.ParseError
 	var usage usageError
 	var found leaksFound
@@ -69,15 +92,38 @@ func run(e *env, args []string) int {
 	case err == nil, errors.Is(err, syscall.EPIPE): // nobody reads on: we are done
 		return 0
 	case errors.As(err, &parse), errors.As(err, &usage):
-		fmt.Fprintf(e.stderr, "tcptrace: %s\nTry 'tcptrace --help'.\n", plainly(err))
-		if slices.Contains(args, "--check") {
+		e.say("%s", plainly(err))
+		e.print(fmt.Sprintf("Try '%s --help'.", command))
+		if checks(args) {
 			return exitFailure // 2 would say that a leak was found
 		}
 		return exitUsage
 	default:
-		fmt.Fprintf(e.stderr, "tcptrace: %s\n", withAdvice(err))
+		e.say("%s", withAdvice(err))
 		return exitFailure
 	}
+}
+
+// checks reports whether args ask for leaks --check in any spelling, also behind a
+// mistake where the parser did not get to it.
+func checks(args []string) bool {
+	for _, arg := range args {
+		value, given := strings.CutPrefix(arg, "--check")
+		switch {
+		case arg == "--":
+			return false
+		case !given, value != "" && value[0] != '=':
+		case !slices.Contains([]string{"=false", "=no", "=0"}, strings.ToLower(value)):
+			return true
+		}
+	}
+	return false
+}
+
+// quiet reports whether a run that ended like this has nothing to say beside its error:
+// nobody reads, or what was counted is not known.
+func quiet(err error) bool {
+	return errors.Is(err, syscall.EPIPE) || errors.Is(err, pipeline.ErrBlocked) || errors.Is(err, pipeline.ErrUnfinished)
 }
 
 // plainly returns the text of err, in better words where the parser's are
@@ -96,20 +142,33 @@ func plainly(err error) string {
 	return text
 }
 
-func execute(e *env, args []string) error {
+// execute also returns how the command is called, as far as that was understood.
+func execute(e *env, args []string) (command string, err error) {
+	const program = "tcptrace"
 	done := false // by --help or --version
 	parser, err := newParser(e, func(int) { done = true })
 	if err != nil {
-		return err
+		return program, err
 	}
-	command, err := parser.Parse(args)
+	parsed, err := parser.Parse(args)
 	if done {
-		return nil
+		return program, nil
 	}
-	if err != nil {
-		return err
+	var bad *kong.ParseError
+	if errors.As(err, &bad) {
+		return called(bad.Context), err
+	} else if err != nil {
+		return program, err
 	}
-	return command.Run(e)
+	return called(parsed), parsed.Run(e)
+}
+
+// called is how the selected command is called.
+func called(c *kong.Context) string {
+	if command := c.Selected(); command != nil && command != c.Model.DefaultCmd {
+		return c.Model.Name + " " + command.Name
+	}
+	return c.Model.Name
 }
 
 // newParser never fails but for a mistake in the tags of cli.
@@ -118,7 +177,11 @@ func newParser(e *env, exit func(int)) (*kong.Kong, error) {
 		kong.Name("tcptrace"),
 		kong.Description("Show every TCP state change of this host, live: how long each state lasted, "+
 			"which process owns the socket, and why the state ended."),
-		kong.Vars{"version": "tcptrace " + version()},
+		kong.Vars{
+			"version": "tcptrace " + version(),
+			"formats": either(new(format).Words()),
+			"format":  formats[0].name,
+		},
 		kong.Writers(e.stdout, e.stderr),
 		kong.Exit(exit),
 		kong.Help(printHelp),

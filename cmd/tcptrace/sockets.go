@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/tcptrace/tcptrace/internal/enrich"
 	"github.com/tcptrace/tcptrace/internal/output"
+	"github.com/tcptrace/tcptrace/internal/pipeline"
 	"github.com/tcptrace/tcptrace/internal/probe"
 	"github.com/tcptrace/tcptrace/internal/tcp"
 )
@@ -14,28 +15,37 @@ type socketsCmd struct {
 	kernelFlags `embed:"" group:"Kernel"`
 }
 
+// table is the consumer that prints the sockets that match as they are.
+type table struct {
+	stream
+	filter tcp.Filter
+}
+
+func (t *table) Event(e *tcp.Event) error {
+	if !t.filter.Match(e) {
+		return nil
+	}
+	return t.stream.Event(e)
+}
+
 // Run prints one row per socket of every network namespace.
 func (c *socketsCmd) Run(e *env) error {
 	filter, err := c.filter()
 	if err != nil {
 		return err
 	}
-	out, err := c.writer(e.stdout, output.Options{Sockets: true})
+	format, err := c.format()
 	if err != nil {
 		return err
 	}
-	where := enrich.New("/proc", "")
 	config := c.probeConfig()
 	config.KernelAddr, config.BTF, config.Without = c.Extended, c.BTF, c.Without
-	err = probe.Sockets(config, func(socket *tcp.Event) error {
-		where.Fill(socket)
-		if !filter.Match(socket) {
-			return nil
-		}
-		return out.Write(socket)
-	})
-	if err != nil {
-		return err
-	}
-	return out.Flush()
+	rows := &table{stream{writer: format.writer(e.stdout, c.options(output.Options{Sockets: true})), existing: true}, filter}
+	_, err = pipeline.Run(e.ctx, pipeline.Config{
+		Existing: func(emit func(*tcp.Event) error) error { return probe.Sockets(config, emit) },
+		Drop:     func() error { return probe.DropPrivileges() },
+		Enrich:   enrich.New("/proc", "").Fill,
+		Output:   e.stdout,
+	}, pipeline.Ended{}, rows)
+	return err
 }

@@ -1,46 +1,69 @@
 package main
 
 import (
+	"context"
 	"io"
 	"net/netip"
 	"testing"
 
 	"github.com/tcptrace/tcptrace/internal/enrich"
 	"github.com/tcptrace/tcptrace/internal/output"
+	"github.com/tcptrace/tcptrace/internal/pipeline"
 	"github.com/tcptrace/tcptrace/internal/tcp"
 )
 
 // BenchmarkStream is the hot path behind the probe, for a user who filters.
 func BenchmarkStream(b *testing.B) {
-	s, life := filteredStream()
 	b.ReportAllocs()
-	for i := 0; b.Loop(); i++ {
-		if err := s.handle(&life[i%len(life)]); err != nil {
-			b.Fatal(err)
-		}
-	}
+	b.ResetTimer()
+	runFilteredStream(b, b.N)
 }
 
 func TestStreamAllocatesNothing(t *testing.T) {
-	s, life := filteredStream()
-	live := func() {
-		for i := range life {
-			if err := s.handle(&life[i]); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	live() // the first cgroup is looked up
-	// The selector may note one socket per life.
-	if got := testing.AllocsPerRun(1000, live); got > 1 {
-		t.Errorf("%v allocations per connection, want at most 1", got)
+	const events = 60_000
+	few := testing.AllocsPerRun(3, func() { runFilteredStream(t, 6) })
+	many := testing.AllocsPerRun(3, func() { runFilteredStream(t, events) })
+	// The selector may note one socket per life, which has six events.
+	if perEvent := (many - few) / events; perEvent > 1.0/6 {
+		t.Errorf("%v allocations per event, want at most one per connection", perEvent)
 	}
 }
 
-// filteredStream returns a stream and the life of a client that it shows.
-func filteredStream() (*stream, []tcp.Event) {
-	s := newStream(tcp.Filter{Comm: []string{"curl"}}, output.NewJSON(io.Discard))
-	s.enrich = enrich.New("/proc", "")
+// lives is a source of the life of one client, again and again.
+type lives struct {
+	pipeline.Ended
+	life []tcp.Event
+	left int
+}
+
+func (l *lives) Read(e *tcp.Event) error {
+	if l.left == 0 {
+		return io.EOF
+	}
+	l.left--
+	*e = l.life[len(l.life)-1-l.left%len(l.life)]
+	return nil
+}
+
+func (l *lives) More() bool { return l.left%64 != 0 }
+
+// runFilteredStream prints n events of a client that the filter asks for.
+func runFilteredStream(tb testing.TB, n int) {
+	config := pipeline.Config{
+		Enrich:   enrich.New("/proc", "").Fill,
+		Selector: tcp.NewSelector(tcp.Filter{Comm: []string{"curl"}}),
+	}
+	s := &stream{writer: output.NewJSON(io.Discard)}
+	if _, err := pipeline.Run(context.Background(), config, &lives{life: clientLife(), left: n}, s); err != nil {
+		tb.Fatal(err)
+	}
+	if s.events != uint64(n) {
+		tb.Fatalf("%d events are printed, want %d", s.events, n)
+	}
+}
+
+// clientLife is the life of a client that closes first.
+func clientLife() []tcp.Event {
 	states := []tcp.State{tcp.Close, tcp.SynSent, tcp.Established, tcp.FinWait1, tcp.FinWait2, tcp.TimeWait, tcp.Close}
 	var life []tcp.Event
 	for i := range states[1:] {
@@ -51,5 +74,5 @@ func filteredStream() (*stream, []tcp.Event) {
 			Role: tcp.Client, PID: 4242, Comm: "curl", UID: 1000, FD: tcp.NoFD, OwnerSource: tcp.FromConnect, CgroupID: 1,
 		})
 	}
-	return s, life
+	return life
 }

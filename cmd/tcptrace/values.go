@@ -2,15 +2,19 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"math"
 	"math/bits"
 	"net/netip"
 	"os/user"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
+	"github.com/tcptrace/tcptrace/internal/leak"
+	"github.com/tcptrace/tcptrace/internal/output"
 	"github.com/tcptrace/tcptrace/internal/tcp"
 )
 
@@ -25,17 +29,40 @@ type (
 	prefixes []netip.Prefix
 	netns    []uint32 // inode numbers
 	names    []string
-	format   string        // one of those below
 	count    uint32        // positive
 	duration time.Duration // positive
 	bytes    int           // a size the kernel takes for a ring buffer
 )
 
-const (
-	formatColumns format = "columns"
-	formatJSON    format = "json"
-	formatCSV     format = "csv"
-)
+// format is a way to print events.
+type format struct {
+	name     string
+	writer   func(io.Writer, output.Options) writer
+	existing bool // it has rows for the sockets that exist at the start: a recording is to be complete, a screen is small
+}
+
+// formats are all of them, the default first.
+var formats = []format{
+	{"columns", func(w io.Writer, o output.Options) writer { return output.NewColumns(w, o) }, false},
+	{"json", func(w io.Writer, _ output.Options) writer { return output.NewJSON(w) }, true},
+	{"csv", func(w io.Writer, o output.Options) writer { return output.NewCSV(w, o) }, false},
+}
+
+// formatNamed returns the format of that name, one without a name if there is none.
+func formatNamed(name string) format {
+	for _, f := range formats {
+		if f.name == name {
+			return f
+		}
+	}
+	return format{}
+}
+
+// either joins words as in "a, b or c".
+func either(words []string) string {
+	last := len(words) - 1
+	return strings.Join(words[:last], ", ") + " or " + words[last]
+}
 
 // eachOf calls add for every element of a comma list.
 func eachOf(list []byte, add func(string) error) error {
@@ -142,12 +169,41 @@ func (l *netns) UnmarshalText(text []byte) error {
 }
 
 func (f *format) UnmarshalText(text []byte) error {
-	*f = format(text)
-	switch *f {
-	case formatColumns, formatJSON, formatCSV:
-		return nil
+	if *f = formatNamed(string(text)); f.name == "" {
+		return fmt.Errorf("%q is not a format: give %s", text, either(f.Words()))
 	}
-	return fmt.Errorf("%q is not a format: give columns, json or csv", text)
+	return nil
+}
+
+// Words are the names of the formats.
+func (*format) Words() (words []string) {
+	for _, f := range formats {
+		words = append(words, f.name)
+	}
+	return words
+}
+
+// Words are the states as one types them.
+func (*states) Words() (words []string) {
+	for s := tcp.Established; s < tcp.NewSynRecv; s++ { // which no event shows
+		words = append(words, strings.ReplaceAll(strings.ToLower(s.String()), "_", "-"))
+	}
+	return words
+}
+
+// Words are the states that a connection can be stuck in.
+func (*stateName) Words() []string {
+	return slices.DeleteFunc(new(states).Words(), func(word string) bool {
+		return new(stateName).UnmarshalText([]byte(word)) != nil
+	})
+}
+
+// Words are what one can group by.
+func (*leakBy) Words() (words []string) {
+	for _, by := range leak.LeakBys {
+		words = append(words, string(by))
+	}
+	return words
 }
 
 func (c *count) UnmarshalText(text []byte) error {

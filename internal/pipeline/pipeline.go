@@ -1,33 +1,36 @@
 // Package pipeline moves events from a Source to a Consumer. It is the one loop of every
 // command, live or over a recording: ticks, the time limit, signals, a reader that goes
-// away or blocks, and the account at the end are handled here and nowhere else.
+// away or blocks, dropping privileges and counting are handled here and nowhere else.
 //
 // What a command shows is a Consumer; how it prints is the Consumer's business. This
 // package does not know where events come from, and prints nothing.
 package pipeline
 
 import (
+	"errors"
+	"io"
 	"time"
 
 	"github.com/tcptrace/tcptrace/internal/tcp"
 )
 
-// Source yields events: the kernel, or a recording. Its methods belong to the goroutine
-// of Run, but for Stop.
+// Source yields events: the kernel, or a recording. Its time is CLOCK_BOOTTIME in ns: of
+// the clock for the kernel, of the events for a recording. Its methods belong to the
+// goroutine of Run, but for Stop.
 type Source interface {
 	// Read fills in the next event. io.EOF says that there are no more, and
-	// os.ErrDeadlineExceeded that none came before the deadline: it can be called again.
+	// os.ErrDeadlineExceeded that there is none before the deadline: it can be called again.
 	Read(*tcp.Event) error
 	// More reports whether the next event waits already, so that Read does not block.
 	More() bool
-	// SetDeadline makes Read give up at t; the zero Time means never. A recording, which
-	// never waits, ignores it.
-	SetDeadline(t time.Time)
-	// Now is the time of CLOCK_BOOTTIME in ns up to which the source has been read: that
-	// of the clock for the kernel, that of the last event for a recording.
+	// SetDeadline makes Read give up when the source has reached that time and no event
+	// from before it is left; 0 means never. A recording gives up instead of going past
+	// the deadline, so that Now and Existing speak of the deadline.
+	SetDeadline(boot uint64)
+	// Now is the time that the source has reached; of a recording, 0 before its first event.
 	Now() uint64
 	// Existing hands a row of kind Socket for each socket that is in one of the states
-	// now, of which tracing knows, to emit.
+	// Now, of which tracing knows, to emit.
 	Existing(states []tcp.State, emit func(*tcp.Event) error) error
 	// Stop makes Read return what is left, then io.EOF. Any goroutine may call it.
 	Stop()
@@ -40,8 +43,55 @@ type Consumer interface {
 	Event(*tcp.Event) error
 	// Idle is called when no other event waits: what is buffered can be shown.
 	Idle() error
-	// Tick is called every Config.Interval of event time.
+	// Tick is called when the rows of Config.Existing are through, and then every
+	// Config.Interval.
 	Tick(now uint64) error
-	// Close is called once, when the source has ended in order.
+	// Close is called once, when the run ends in order: the source has ended or was
+	// stopped, the time is up, or there is Enough.
 	Close(now uint64) error
+}
+
+// Enough is what a Consumer returns to end the run in order.
+//
+//lint:ignore ST1012 it is an error as little as io.EOF is
+var Enough = errors.New("enough")
+
+// What else Run returns.
+var (
+	// ErrBlocked: a signal came while a write to the output hung, because nobody reads.
+	ErrBlocked = errors.New("the standard output is blocked: what was not written is lost")
+	// ErrUnfinished: a signal came during a step that did not end in time.
+	ErrUnfinished = errors.New("interrupted before the current step was done: its result is lost")
+	// ErrInterrupted: a signal came, and Config.Whole.
+	ErrInterrupted = errors.New("interrupted before the end of the watch")
+)
+
+// Ended is a Source that has ended. It is for a command that shows nothing but the rows
+// of Config.Existing.
+type Ended struct{}
+
+// Read returns io.EOF.
+func (Ended) Read(*tcp.Event) error { return io.EOF }
+
+// More returns false.
+func (Ended) More() bool { return false }
+
+// SetDeadline has nothing to do: Read does not wait.
+func (Ended) SetDeadline(uint64) {}
+
+// Now returns 0.
+func (Ended) Now() uint64 { return 0 }
+
+// Existing knows no sockets.
+func (Ended) Existing([]tcp.State, func(*tcp.Event) error) error { return nil }
+
+// Stop has nothing to do.
+func (Ended) Stop() {}
+
+// add is a + d, and the end of time where that would pass it.
+func add(a uint64, d time.Duration) uint64 {
+	if sum := a + uint64(d); sum >= a {
+		return sum
+	}
+	return never
 }

@@ -7,12 +7,8 @@ import (
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 )
 
-// needed are the capabilities that a trace begins with, kept those that it goes on
-// with: to look for owners, and to name new cgroups (open_by_handle_at).
-var (
-	kept   = []cap.Value{cap.BPF, cap.PERFMON, cap.DAC_READ_SEARCH}
-	needed = append([]cap.Value{cap.SYS_ADMIN, cap.SYS_PTRACE, cap.SYSLOG}, kept...)
-)
+// needed are the capabilities that a trace begins with.
+var needed = []cap.Value{cap.SYS_ADMIN, cap.SYS_PTRACE, cap.SYSLOG, cap.BPF, cap.PERFMON, cap.DAC_READ_SEARCH}
 
 // MissingCapabilities says which capabilities this process lacks of those that a trace
 // needs. Both lists are of names such as CAP_BPF.
@@ -41,16 +37,43 @@ func checkPrivileges() error {
 	return &lack
 }
 
-// DropPrivileges gives up, in every thread and for good, the capabilities that a
-// trace needs only until Seed has returned.
-func DropPrivileges() error {
-	set := cap.NewSet()
-	for _, flag := range []cap.Flag{cap.Permitted, cap.Effective} {
-		if err := set.SetFlag(flag, true, kept...); err != nil {
-			return fmt.Errorf("drop privileges: %w", err)
+// A Task is something that a command still does when it drops privileges.
+type Task int
+
+// The tasks.
+const (
+	ReadTrace        Task = iota // Read, TrackedSockets and looking for owners; naming new cgroups (open_by_handle_at)
+	EnterNamespaces              // PortRange and Destroy, in network namespaces of other users as well
+	InspectProcesses             // limits, maps and descriptors of other users' processes
+	CloseSockets                 // Destroy
+)
+
+// tasks says which capabilities each of them takes.
+var tasks = [...][]cap.Value{
+	ReadTrace:        {cap.BPF, cap.PERFMON, cap.DAC_READ_SEARCH},
+	EnterNamespaces:  {cap.SYS_ADMIN, cap.SYS_PTRACE, cap.DAC_READ_SEARCH},
+	InspectProcesses: {cap.SYS_PTRACE, cap.DAC_READ_SEARCH},
+	CloseSockets:     {cap.NET_ADMIN},
+}
+
+// DropPrivileges gives up, in every thread and for good, all capabilities but those of the
+// tasks, and of these it keeps what the process has. Without a task it gives up all.
+func DropPrivileges(keep ...Task) error {
+	have, kept := cap.GetProc(), cap.NewSet()
+	for _, task := range keep {
+		for _, c := range tasks[task] {
+			ok, err := have.GetFlag(cap.Effective, c)
+			for _, flag := range []cap.Flag{cap.Permitted, cap.Effective} {
+				if err == nil && ok {
+					err = kept.SetFlag(flag, true, c)
+				}
+			}
+			if err != nil {
+				return fmt.Errorf("drop privileges: %w", err)
+			}
 		}
 	}
-	if err := set.SetProc(); err != nil {
+	if err := kept.SetProc(); err != nil {
 		return fmt.Errorf("drop privileges: %w", err)
 	}
 	return nil
