@@ -22,8 +22,8 @@ type traceCmd struct {
 	Duration duration `short:"d" placeholder:"TIME" group:"Source and end" help:"Stop after this time: 10s, 5m."`
 	Count    count    `short:"n" placeholder:"COUNT" group:"Source and end" help:"Stop after this many transitions."`
 
-	RingSize   bytes `default:"8M" placeholder:"SIZE" group:"Limits" help:"Ring buffer between the kernel and tcptrace; default ${default}."`
-	MaxSockets count `default:"1048576" placeholder:"COUNT" group:"Limits" help:"Sockets tracked at once; default ${default}."`
+	RingSize   ringSize `default:"8M" placeholder:"SIZE" group:"Limits" help:"Ring buffer between the kernel and tcptrace; default ${default}."`
+	MaxSockets count    `default:"1048576" placeholder:"COUNT" group:"Limits" help:"Sockets tracked at once; default ${default}."`
 
 	hooksFlag   `embed:"" group:"Kernel"`
 	kernelFlags `embed:"" group:"Kernel"`

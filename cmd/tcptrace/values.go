@@ -31,7 +31,7 @@ type (
 	names    []string
 	count    uint32        // positive
 	duration time.Duration // positive
-	bytes    int           // a size the kernel takes for a ring buffer
+	ringSize int           // a size the kernel takes for a ring buffer
 )
 
 // format is a way to print events.
@@ -221,7 +221,7 @@ func (d *duration) UnmarshalText(text []byte) error {
 	return nil
 }
 
-func (b *bytes) UnmarshalText(text []byte) error {
+func (r *ringSize) UnmarshalText(text []byte) error {
 	digits := strings.TrimRight(string(text), "KMG")
 	unit := map[string]uint64{"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}[string(text[len(digits):])]
 	n, err := strconv.ParseUint(digits, 10, 31)
@@ -229,6 +229,6 @@ func (b *bytes) UnmarshalText(text []byte) error {
 	if err != nil || bits.OnesCount64(n) != 1 || n < 64<<10 || n > 1<<30 {
 		return fmt.Errorf("%q is not a ring size: give a power of two from 64K to 1G", text)
 	}
-	*b = bytes(n)
+	*r = ringSize(n)
 	return nil
 }

@@ -55,16 +55,16 @@ type Counts struct {
 
 // grace is how long a step may take after a signal. With what a command does afterwards,
 // which is to detach from the kernel, the whole end stays within a second.
-const grace = 600 * time.Millisecond
+const grace = 500 * time.Millisecond
 
 // never is later than any event.
 const never = math.MaxUint64
 
 // Run takes what the source yields to the consumer, until the source ends, the time is
 // up, the consumer has Enough, nobody reads Output (the error is EPIPE) or a signal comes:
-// SIGINT, SIGTERM, SIGHUP or SIGQUIT. All but the reader's end let the consumer Close. A
-// Consumer or Source that hangs when a signal comes is left behind after 600 ms, with
-// ErrBlocked or ErrUnfinished; the process is to exit then.
+// SIGINT, SIGTERM, SIGHUP or SIGQUIT. A Consumer or Source that hangs when a signal comes
+// is left behind after half a second, with ErrBlocked or ErrUnfinished; the process is to
+// exit then.
 func Run(ctx context.Context, c Config, s Source, to Consumer) (Counts, error) {
 	ctx, restore := signal.NotifyContext(ctx, endings()...)
 	defer restore()

@@ -54,7 +54,7 @@ func (s *events) Read(e *tcp.Event) error {
 	case len(s.left) == 0:
 		return io.EOF
 	case s.deadline != 0 && s.left[0].BootNS > s.deadline:
-		s.now = s.deadline
+		s.now = max(s.now, s.deadline)
 		return os.ErrDeadlineExceeded
 	}
 	*e = s.left[0]

@@ -7,6 +7,7 @@ import (
 	"os/signal"
 	"strings"
 	"sync"
+	"time"
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
@@ -140,13 +141,26 @@ func cut(line string, width int) string {
 	return line[:end]
 }
 
+// closeLimit is how long Close waits for the terminal to take the last bytes.
+const closeLimit = 200 * time.Millisecond
+
 // Close gives the terminal back as it was. It may be called more than once, and
-// from any goroutine.
+// from any goroutine. Where the terminal takes nothing any more, as one that was stopped
+// does, it still restores the modes.
 func (s *Screen) Close() error {
 	s.closing.Do(func() {
 		signal.Stop(s.resized)
-		_, err := s.out.WriteString(leaveScreen)
-		s.err = s.restore(err)
+		left := make(chan error, 1)
+		go func() {
+			_, err := s.out.WriteString(leaveScreen)
+			left <- err
+		}()
+		select {
+		case err := <-left:
+			s.err = s.restore(err)
+		case <-time.After(closeLimit):
+			s.err = s.restore(os.ErrDeadlineExceeded)
+		}
 	})
 	return s.err
 }
