@@ -20,12 +20,12 @@ type kernelFlags struct {
 
 // hooksFlag says how accept() is seen.
 type hooksFlag struct {
-	Hooks probe.Hooks `enum:"auto,tracepoints,trampolines" default:"auto" placeholder:"WAY" help:"How accept() is seen: auto, tracepoints (at the first read) or trampolines (at once)."`
+	Hooks probe.Hooks `enum:"auto,tracepoints,trampolines" default:"auto" placeholder:"WAY" help:"How accept() is seen: tracepoints (at the first read), trampolines (at once) or auto; default ${default}."`
 }
 
 // doctorCmd says what a trace can show on this host.
 type doctorCmd struct {
-	Output string `short:"o" group:"Output" enum:"columns,json" default:"columns" placeholder:"FORMAT" help:"columns (the default) or json."`
+	Output string `short:"o" group:"Output" enum:"columns,json" default:"columns" placeholder:"FORMAT" help:"columns or json; default ${default}."`
 	JSON   bool   `short:"j" group:"Output" help:"-o json."`
 
 	hooksFlag   `embed:"" group:"Kernel"`

@@ -14,8 +14,8 @@ type formatFlags struct {
 	Output   format `short:"o" placeholder:"FORMAT" help:"${formats}; default ${format}."`
 	JSON     bool   `short:"j" help:"JSON, one object per line; -o json."`
 	CSV      bool   `short:"s" name:"csv" help:"CSV; -o csv."`
-	Wide     bool   `short:"w" help:"Wide columns: room for IPv6 and whole names."`
-	Extended bool   `short:"x" help:"Every column there is; also the kernel address."`
+	Wide     bool   `short:"w" help:"Wide columns, with room for IPv6 addresses and whole names."`
+	Extended bool   `short:"x" help:"All columns, and the kernel address of the socket."`
 }
 
 // format returns the one format that was asked for, or a usageError.
@@ -46,12 +46,11 @@ func (f *formatFlags) options(o output.Options) output.Options {
 }
 
 // filterFlags select sockets by what they are and by what happens to them. The
-// values of one flag are alternatives; a socket has to satisfy every flag that is
-// given.
+// values of one flag are alternatives; a socket has to satisfy all flags.
 type filterFlags struct {
 	selectFlags `embed:""`
-	State       states   `placeholder:"STATE,..." help:"Sockets that come into one of these states."`
-	MinDuration duration `placeholder:"TIME" help:"Sockets that stay so long in a state (of --state, if given): 250ms, 1m."`
+	State       states   `placeholder:"STATE,..." help:"Sockets that enter or leave one of these states."`
+	MinDuration duration `placeholder:"TIME" help:"Sockets that stay in a state (one of --state, if given) for at least this time: 250ms, 1m."`
 }
 
 // selectFlags select sockets by what they are.
@@ -63,10 +62,10 @@ type selectFlags struct {
 	LAddr     prefixes `name:"laddr" placeholder:"ADDR,..." help:"Local address or network: 10.0.0.1, fd00::/8."`
 	RAddr     prefixes `name:"raddr" placeholder:"ADDR,..." help:"Remote address or network."`
 	PID       pids     `short:"p" name:"pid" placeholder:"PID,..." help:"Process that owns the socket."`
-	Comm      names    `placeholder:"NAME,..." help:"Name of that process; may hold *."`
+	Comm      names    `placeholder:"NAME,..." help:"Name of that process, or a pattern such as nginx*."`
 	UID       uids     `name:"uid" placeholder:"USER,..." help:"User that owns the socket, by name or id."`
-	Cgroup    names    `placeholder:"PATH,..." help:"cgroup with all below it: /system.slice."`
-	Container names    `placeholder:"ID,..." help:"Container id, or its beginning."`
+	Cgroup    names    `placeholder:"PATH,..." help:"cgroup, including all below it: /system.slice."`
+	Container names    `placeholder:"ID,..." help:"Container id, or the first part of it."`
 	NetNS     netns    `name:"netns" placeholder:"NETNS,..." help:"Network namespace: inode, name or path."`
 }
 

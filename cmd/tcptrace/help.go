@@ -23,20 +23,20 @@ Examples:
   sudo tcptrace -j > trace.json          record now ...
   tcptrace -r trace.json -D 5432         ... and look later, without root
 
-'tcptrace COMMAND --help' tells more of a command, 'tcptrace man | man -l -' of
-everything: fields, reasons, overhead, caveats.
+Run 'tcptrace COMMAND --help' for the flags of a command, and
+'tcptrace man | man -l -' for the manual: fields, reasons, overhead, caveats.
 `
 
 const socketsExamples = `
 Examples:
-  sudo tcptrace sockets                        what netstat -a leaves open
-  sudo tcptrace sockets --state close-wait     who forgot to close, how long ago
+  sudo tcptrace sockets                        all sockets, with owner and age
+  sudo tcptrace sockets --state close-wait     who forgot to close, and how long ago
   sudo tcptrace sockets -j | jq -r .comm | sort | uniq -c
 `
 
 const leaksExamples = `
 A group leaks when its oldest socket is three times --older-than old, or when it
-grows, unless its sockets are seen to be closed; the manual has the whole rule.
+grows, unless its sockets are seen to be closed; the manual explains the rule.
 
 Examples:
   sudo tcptrace leaks                          watch CLOSE_WAIT
@@ -46,8 +46,8 @@ Examples:
   sudo tcptrace leaks --state time-wait        who eats the local ports
 `
 
-// printHelp is laid out by hand, because the flags of the command that has no
-// name belong on the first page.
+// printHelp lays out help by hand, because the flags of the command without a name
+// belong on the first page.
 func printHelp(_ kong.HelpOptions, ctx *kong.Context) error {
 	var b strings.Builder
 	node, examples := ctx.Selected(), ""
@@ -89,7 +89,7 @@ func writeFlags(b *strings.Builder, node *kong.Node) {
 	} else {
 		b.WriteString("\nOther:\n")
 	}
-	writeEntry(b, "  -h, --help", "Print this.")
+	writeEntry(b, "  -h, --help", "Print this help.")
 	if node.Parent.DefaultCmd == node {
 		writeEntry(b, "  -V, --version", "Print the version.")
 	}

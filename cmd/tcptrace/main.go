@@ -68,9 +68,9 @@ func (e *env) print(line string) {
 // completion are made from it.
 type cli struct {
 	Trace      traceCmd      `cmd:"" default:"withargs" hidden:"" help:"Show every TCP state change."`
-	Sockets    socketsCmd    `cmd:"" help:"Print a table of all sockets, once."`
+	Sockets    socketsCmd    `cmd:"" help:"Print a table of all sockets as they are now."`
 	Leaks      leaksCmd      `cmd:"" help:"Find who leaks sockets, why, and where in the code."`
-	Doctor     doctorCmd     `cmd:"" help:"Tell what this kernel lets us see, and what it does not."`
+	Doctor     doctorCmd     `cmd:"" help:"Report what this kernel lets tcptrace see, and what it does not."`
 	Completion completionCmd `cmd:"" help:"Print the completion script for a shell."`
 	Man        manCmd        `cmd:"" help:"Print the manual page: tcptrace man | man -l -"`
 

@@ -12,9 +12,9 @@ import (
 // traceCmd streams state changes, of the live kernel or of a recording.
 type traceCmd struct {
 	formatFlags `embed:"" group:"Output"`
-	Time        bool  `short:"T" group:"Output" help:"Time of day."`
-	Timestamp   bool  `short:"t" group:"Output" help:"Seconds since the start."`
-	Existing    *bool `negatable:"" group:"Output" help:"Rows for the sockets that exist at the start; the default with JSON only."`
+	Time        bool  `short:"T" group:"Output" help:"Show the time of day."`
+	Timestamp   bool  `short:"t" group:"Output" help:"Show the seconds since the start."`
+	Existing    *bool `negatable:"" group:"Output" help:"Print a row for each socket that exists at the start; the default with JSON only."`
 
 	filterFlags `embed:"" group:"Filters (of sockets, not of lines: each is shown from first to last)"`
 
