@@ -88,20 +88,11 @@ _tcptrace() {
 	for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
 		case $word in %s) command=$word ;; esac
 	done
-	case $prev in
+	case $command:$prev in
 `, names)
-	seen := make(map[string]bool) // a flag means the same in every command that has it
-	for _, flag := range allFlags(root) {
-		if flag.IsBool() || seen[flag.Name] {
-			continue
-		}
-		seen[flag.Name] = true
-		words, file := valuesOf(flag)
-		reply := fmt.Sprintf("compgen -W '%s'", words)
-		if file {
-			reply = "compgen -f"
-		}
-		fmt.Fprintf(w, "\t%s) COMPREPLY=($(%s -- \"$cur\")); return ;;\n", strings.Join(spellings(flag), "|"), reply)
+	bashValues(w, "", root.DefaultCmd)
+	for _, command := range root.Leaves(true) {
+		bashValues(w, command.Name, command)
 	}
 	fmt.Fprint(w, "\tesac\n\tcase $command in\n")
 	for _, command := range root.Leaves(true) {
@@ -111,13 +102,20 @@ _tcptrace() {
 	fmt.Fprint(w, "\tCOMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n}\ncomplete -F _tcptrace tcptrace\n")
 }
 
-// allFlags returns the flags of all commands, those of the nameless one first.
-func allFlags(root *kong.Node) []*kong.Flag {
-	flags := root.DefaultCmd.Flags
-	for _, command := range root.Leaves(true) {
-		flags = append(flags[:len(flags):len(flags)], command.Flags...)
+// bashValues writes what may follow a flag of a command.
+func bashValues(w io.Writer, command string, node *kong.Node) {
+	for _, flag := range node.Flags {
+		if flag.IsBool() {
+			continue
+		}
+		words, file := valuesOf(flag)
+		reply := fmt.Sprintf("compgen -W '%s'", words)
+		if file {
+			reply = "compgen -f"
+		}
+		fmt.Fprintf(w, "\t%s:%s) COMPREPLY=($(%s -- \"$cur\")); return ;;\n",
+			command, strings.Join(spellings(flag), "|"+command+":"), reply)
 	}
-	return flags
 }
 
 func zsh(w io.Writer, root *kong.Node) {

@@ -30,7 +30,7 @@ Run 'tcptrace COMMAND --help' for the flags of a command, and
 const socketsExamples = `
 Examples:
   sudo tcptrace sockets                        all sockets, with owner and age
-  sudo tcptrace sockets --state close-wait     who forgot to close, and how long ago
+  sudo tcptrace sockets --state close-wait     who forgot to close, and when
   sudo tcptrace sockets -j | jq -r .comm | sort | uniq -c
 `
 

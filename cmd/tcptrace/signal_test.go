@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -146,5 +147,43 @@ while :; do connect </dev/null; done >/dev/null 2>&1 &
 exec tcptrace -j --netns /proc/self/ns/net`
 	for i, signal := range fourSignals {
 		startStopped(t, i == 3, "unshare", "--net", "bash", "-c", script).endsBy(signal)
+	}
+}
+
+// nohup(1) ignores SIGHUP for a program that is to live on.
+func TestIgnoredHangupEndsNothing(t *testing.T) {
+	recording, err := os.ReadFile(filepath.Join("testdata", "trace.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("sh", "-c", "trap '' HUP; exec tcptrace -j -r -")
+	input, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got bytes.Buffer
+	output, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	input.Write(recording)
+	if _, err := io.CopyN(&got, output, 10); err != nil { // now it is at work
+		t.Fatal(err)
+	}
+	cmd.Process.Signal(syscall.SIGHUP)
+	time.Sleep(100 * time.Millisecond) // for it to act on the signal
+	input.Write(recording)
+	input.Close()
+	if _, err := io.Copy(&got, output); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+	if want := bytes.Repeat(recording, 2); !bytes.Equal(got.Bytes(), want) {
+		t.Errorf("%d bytes are shown, want %d", got.Len(), len(want))
 	}
 }
