@@ -192,7 +192,7 @@ func (r *run) start() error {
 	}
 	r.begin()
 	if r.Interval != 0 {
-		if err := r.tick(); err != nil {
+		if err := r.tick(0); err != nil {
 			return err
 		}
 	}
@@ -267,7 +267,7 @@ func (r *run) take(e *tcp.Event) error {
 		r.setDeadline()
 	}
 	if due {
-		return r.tick()
+		return r.tick(e.BootNS)
 	}
 	return nil
 }
@@ -282,11 +282,19 @@ func (r *run) wait() error {
 		return nil
 	}
 	r.silent++
-	return r.tick()
+	return r.tick(now)
 }
 
-func (r *run) tick() error {
+// tick is called when all events from before the time read were taken. The selector must
+// not go by a later one: it would show sockets as still waiting whose next event is in the
+// ring.
+func (r *run) tick(read uint64) error {
 	now := r.source.Now()
+	if r.Selector != nil {
+		if err := r.Selector.Tick(read, r.hand); err != nil {
+			return err
+		}
+	}
 	if err := r.to.Tick(now); err != nil {
 		return err
 	}

@@ -19,7 +19,10 @@ import (
 	"github.com/tcptrace/tcptrace/internal/tcp"
 )
 
-const second = uint64(time.Second)
+const (
+	second      = uint64(time.Second)
+	millisecond = uint64(time.Millisecond)
+)
 
 // events is a source of events in the order of their time, as a recording is. At its end
 // it waits to be stopped, if waiting is set.
@@ -260,6 +263,48 @@ func TestRunCounts(t *testing.T) {
 		t.Errorf("got %+v and %v, want %+v", counts, err, want)
 	}
 }
+
+// A connection that hangs is shown when it has hung for long enough, not at its end; one
+// whose next event has not been read yet may have gone on meanwhile.
+func TestRunShowsWhatWaits(t *testing.T) {
+	filter := tcp.Filter{States: []tcp.State{tcp.SynSent}, MinDuration: second}
+	source := at(1*second, 5*second)
+	source.left[1] = tcp.Event{Kind: tcp.Lost, BootNS: 5 * second, Lost: 1}
+	d := new(diary)
+	config := Config{Interval: time.Second / 4, Selector: tcp.NewSelector(filter)}
+	if _, err := Run(t.Context(), config, source, d); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"tick 1.25", "tick 1.5", "tick 1.75", "transition 1", "tick 2", "tick 2.25"}
+	if got := d.said[:len(want)]; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+
+	source = at(1*second, 1300*millisecond, 1500*millisecond)
+	source.left[1] = tcp.Event{Kind: tcp.Lost, BootNS: 1300 * millisecond, Lost: 1}
+	source.left[2].Old, source.left[2].New = tcp.SynSent, tcp.Established
+	source.left[2].Duration, source.left[2].DurationKind = 500*millisecond, tcp.Exact
+	d = new(diary)
+	kernel := &behind{events: source}
+	config.Enrich = func(*tcp.Event) { kernel.lag = 3 * second }
+	if _, err := Run(t.Context(), config, kernel, d); err != nil {
+		t.Fatal(err)
+	}
+	want = []string{"lost 1.3", "tick 4.3", "idle", "close 4.5"}
+	if diff := cmp.Diff(want, d.said); diff != "" {
+		t.Errorf("a connection that was open after half a second: -want +got:\n%s", diff)
+	}
+}
+
+// behind is a source as the kernel is when reading does not keep up: what waits in the ring
+// is older than the clock.
+type behind struct {
+	*events
+	lag uint64
+}
+
+func (b *behind) Now() uint64        { return b.now + b.lag }
+func (b *behind) SetDeadline(uint64) {}
 
 var fourSignals = []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT}
 
