@@ -48,9 +48,7 @@ type env struct {
 const sayLimit = 200 * time.Millisecond
 
 // say writes a line on stderr. What a terminal would act on is escaped.
-func (e *env) say(format string, args ...any) {
-	e.print(output.Visible(fmt.Sprintf("tcptrace: "+format, args...)))
-}
+func (e *env) say(text string) { e.print("tcptrace: " + output.Visible(text)) }
 
 func (e *env) print(line string) {
 	done := make(chan struct{})
@@ -92,14 +90,14 @@ func run(e *env, args []string) int {
 	case err == nil, errors.Is(err, syscall.EPIPE): // nobody reads on: we are done
 		return 0
 	case errors.As(err, &parse), errors.As(err, &usage):
-		e.say("%s", plainly(err))
+		e.say(plainly(err))
 		e.print(fmt.Sprintf("Try '%s --help'.", command))
 		if checks(args) {
 			return exitFailure // 2 would say that a leak was found
 		}
 		return exitUsage
 	default:
-		e.say("%s", withAdvice(err))
+		e.say(withAdvice(err))
 		return exitFailure
 	}
 }

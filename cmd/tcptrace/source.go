@@ -6,8 +6,6 @@ import (
 	"os"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/tcptrace/tcptrace/internal/enrich"
 	"github.com/tcptrace/tcptrace/internal/pipeline"
 	"github.com/tcptrace/tcptrace/internal/probe"
@@ -24,8 +22,8 @@ func (e *env) openKernel(config probe.Config) (kernel, error) {
 	if err != nil {
 		return kernel{}, err
 	}
-	for _, sentence := range p.Limitations() {
-		e.say("%s", sentence)
+	for _, limitation := range p.Limitations() {
+		e.say(limitation.String())
 	}
 	return kernel{p}, nil
 }
@@ -40,14 +38,6 @@ func (k kernel) config(keep ...probe.Task) pipeline.Config {
 	}
 }
 
-func (k kernel) Now() uint64 {
-	var t unix.Timespec
-	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &t) != nil {
-		return 0 // cannot fail: the clock exists since 2.6.39
-	}
-	return uint64(t.Nano())
-}
-
 func (k kernel) SetDeadline(boot uint64) {
 	if boot == 0 {
 		k.Probe.SetDeadline(time.Time{})
@@ -57,7 +47,7 @@ func (k kernel) SetDeadline(boot uint64) {
 	k.Probe.SetDeadline(time.Now().Add(time.Duration(min(left, uint64(maxWait)))))
 }
 
-// maxWait keeps a deadline within what time.Time can add. Run is asked again after it.
+// maxWait keeps a deadline within what time.Duration can hold. Run sets it anew then.
 const maxWait = 24 * time.Hour
 
 func (k kernel) Existing(states []tcp.State, emit func(*tcp.Event) error) error {

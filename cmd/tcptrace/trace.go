@@ -79,7 +79,7 @@ func (c *traceCmd) live(e *env, s *stream, selector *tcp.Selector) error {
 	if quiet(err) {
 		return err
 	}
-	e.say("%s", account{counts, source.Losses(), selector.Dropped()}.ofTrace())
+	e.say(account{counts, source.Losses(), selector.Dropped()}.ofTrace())
 	return err
 }
 
@@ -94,7 +94,7 @@ func (c *traceCmd) replay(e *env, s *stream, selector *tcp.Selector) error {
 		return err
 	}
 	if missing := (account{counts: counts, dropped: selector.Dropped()}).ofRecording(); missing != "" {
-		e.say("%s", missing)
+		e.say(missing)
 	}
 	return err
 }

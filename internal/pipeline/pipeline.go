@@ -24,8 +24,8 @@ type Source interface {
 	// More reports whether the next event waits already, so that Read does not block.
 	More() bool
 	// SetDeadline makes Read give up when the source has reached that time and no event
-	// from before it is left; 0 means never. A recording gives up instead of going past
-	// the deadline, so that Now and Existing speak of the deadline.
+	// from before it is left; 0 means never. It may give up early. A recording gives up
+	// instead of going past the deadline, so that Now and Existing speak of the deadline.
 	SetDeadline(boot uint64)
 	// Now is the time that the source has reached; of a recording, 0 before its first event.
 	Now() uint64
@@ -52,9 +52,7 @@ type Consumer interface {
 }
 
 // Enough is what a Consumer returns to end the run in order.
-//
-//lint:ignore ST1012 it is an error as little as io.EOF is
-var Enough = errors.New("enough")
+var Enough = errors.New("enough") //nolint:staticcheck // ST1012: no more an error than io.EOF
 
 // What else Run returns.
 var (

@@ -278,7 +278,8 @@ func (r *run) wait() error {
 	if now >= r.end {
 		return Enough
 	}
-	if now < r.next {
+	if now < r.next { // the source gave up early, or has slept with its clock going on
+		r.setDeadline()
 		return nil
 	}
 	r.silent++

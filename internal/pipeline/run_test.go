@@ -187,6 +187,29 @@ func TestRunLeavesTimeForEvents(t *testing.T) {
 	}
 }
 
+// early is a source that gives up long before the deadline, and again and again until it
+// is set anew.
+type early struct {
+	*events
+	sets int
+}
+
+func (s *early) SetDeadline(boot uint64) {
+	s.sets++
+	s.deadline = s.now + (boot-s.now+1)/2
+}
+
+func TestRunSetsAnEarlyDeadlineAnew(t *testing.T) {
+	source := &early{events: at(1*second, 60*second)}
+	d := new(diary)
+	if _, err := Run(t.Context(), Config{Duration: 10 * time.Second}, source, d); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"transition 1", "close 11"}; !slices.Equal(d.said, want) || source.sets < 10 {
+		t.Errorf("got %q after %d deadlines, want %q", d.said, source.sets, want)
+	}
+}
+
 func TestRunBeginsWithWhatExists(t *testing.T) {
 	d := new(diary)
 	source := at(7 * second)

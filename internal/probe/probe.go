@@ -207,6 +207,10 @@ func (p *Probe) caughtUp() {
 	p.untilLoss = 0
 }
 
+// Now is the time since the boot in ns, by the clock that events have: in a time
+// namespace, CLOCK_BOOTTIME of clock_gettime(2) is another one.
+func (p *Probe) Now() uint64 { return bootNow() }
+
 // More reports whether another event waits already.
 func (p *Probe) More() bool { return p.more }
 
