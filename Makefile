@@ -15,7 +15,7 @@ KERNEL    ?=
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 C_FILES   = vmlinux.h $(wildcard bpf/*.[ch]) internal/test/rig/churn/churn.c
-GENERATED = $(foreach object,bpf trampoline,internal/probe/$(object)_bpfel.go internal/probe/$(object)_bpfel.o)
+GENERATED = $(foreach object,bpf trampoline direct directtrampoline,internal/probe/$(object)_bpfel.go internal/probe/$(object)_bpfel.o)
 
 # The linter has a module of its own: its hundreds of dependencies are not our users'.
 GOLANGCI_LINT = $(GO) tool -modfile=internal/test/tools/go.mod golangci-lint
@@ -42,7 +42,7 @@ test: deps check build rig ## make check, then the kernel and oracle tests as ro
 	$(GO) test -p 1 -count=1 -timeout 30m $(if $(SUDO),-exec $(SUDO)) ./...
 
 # Emulated, so it needs neither root nor KVM; see internal/test/kernels.
-test-kernels: deps ## the kernel tests on Debian's 5.10, 6.1, 6.12 and 7.x; KERNEL=6.1 for one
+test-kernels: deps ## the kernel tests on Debian's kernels 5.10 to 7.x, also RT and locked down; KERNEL=6.12-rt for one
 	$(GO) run ./internal/test/kernels -kernel "$(KERNEL)"
 
 GENERATE = BPF2GO_CC=$(BPF_CLANG) $(GO) generate ./internal/probe

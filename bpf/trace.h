@@ -12,6 +12,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_tracing.h>
 #include "event.h"
+#include "read.h"
 
 #define AF_INET 2
 #define AF_INET6 10

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/features"
 	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
@@ -37,7 +38,7 @@ type Finding struct {
 // begins such a trace and ends it. The error says why nothing can be traced; then there
 // are fewer findings.
 func Examine(cfg Config) ([]Finding, error) {
-	findings := []Finding{kernelFinding(), capabilityFinding(), lockdownFinding(), typesFinding(cfg)}
+	findings := []Finding{kernelFinding(), capabilityFinding(), lockdownFinding(cfg), typesFinding(cfg)}
 	p, err := Open(cfg)
 	if err != nil {
 		return append(findings, Finding{Name: "programs", Status: Missing, Found: "not loaded", Err: err}, namespaceFinding()), err
@@ -84,26 +85,30 @@ func capabilityFinding() Finding {
 	return f
 }
 
-func lockdownFinding() Finding {
+func lockdownFinding(cfg Config) Finding {
 	f := Finding{Name: "lockdown", Status: OK, Found: lockdownMode()}
-	switch {
-	case lockedDown():
-		f.Status, f.Found, f.Err = Missing, confidentiality, ErrLockedDown
-	case f.Found == "":
+	if lockedDown() {
+		f.Found = confidentiality
+		types, err := kernelTypes(cfg.BTF)
+		if err == nil && !canReadDirectly(types.kernel) {
+			f.Status, f.Err = Missing, ErrLockedDown
+		}
+	}
+	if f.Found == "" {
 		f.Found = "not known (securityfs is not mounted)"
 	}
 	return f
 }
 
-// confidentiality is the mode of lockdown in which BPF programs cannot read the kernel.
+// confidentiality is the mode of lockdown in which the kernel refuses bpf_probe_read_kernel.
 const confidentiality = "confidentiality"
 
 // ErrLockedDown says that the kernel lets no BPF program read its memory.
-var ErrLockedDown = errors.New("this kernel is locked down (lockdown=confidentiality) and refuses bpf_probe_read_kernel, " +
-	"without which no program can read a socket: boot it with lockdown=integrity, or without lockdown")
+var ErrLockedDown = errors.New("this kernel is locked down (lockdown=confidentiality) and lets no BPF program read a socket: " +
+	"boot it with lockdown=integrity or without lockdown, or boot Linux 6.2 or later")
 
-// lockedDown reports whether the kernel lets no BPF program read its memory, as far as
-// this process can find out.
+// lockedDown reports whether the kernel refuses bpf_probe_read_kernel, as far as this
+// process can find out.
 func lockedDown() bool { return lockdownMode() == confidentiality || refusesReads() }
 
 // refusesReads reports whether bpf_base_func_proto denies bpf_probe_read_kernel, as it does
@@ -112,6 +117,12 @@ func lockedDown() bool { return lockdownMode() == confidentiality || refusesRead
 // privilege to load programs the answer is false.
 func refusesReads() bool {
 	return errors.Is(features.HaveProgramHelper(ebpf.RawTracepoint, asm.FnProbeRead), ebpf.ErrNotSupported)
+}
+
+// canReadDirectly reports whether BPF programs can read any address by its type: 6.2+.
+func canReadDirectly(kernel *btf.Spec) bool {
+	var cast *btf.Func
+	return kernel.TypeByName("bpf_rdonly_cast", &cast) == nil
 }
 
 // lockdownMode is the word in brackets of "[none] integrity confidentiality", or empty where

@@ -92,7 +92,15 @@ const oldestKernel = "5.10"
 
 // loadObject loads the parts of the BPF object that set asks for.
 func (set *hookSet) loadObject(cfg Config, types *types, objs *bpfObjects) error {
-	spec, err := loadBpf()
+	direct, err := set.readsDirectly(types.kernel)
+	if err != nil {
+		return err
+	}
+	load, loadTrampoline := loadBpf, loadTrampoline
+	if direct {
+		load, loadTrampoline = loadDirect, loadDirectTrampoline
+	}
+	spec, err := load()
 	if err != nil {
 		return err
 	}
@@ -112,10 +120,26 @@ func (set *hookSet) loadObject(cfg Config, types *types, objs *bpfObjects) error
 	if !set.traces() || set.accept == HooksTracepoints || !set.has(hookTrampoline) {
 		return nil
 	}
-	if err := set.loadTrampoline(spec.Maps[bpfMapSocks], objs.Socks, types.kernel, options); err != nil {
+	trampoline, err := loadTrampoline()
+	if err != nil {
+		return err
+	}
+	if err := set.loadTrampoline(trampoline, spec.Maps[bpfMapSocks], objs.Socks, types.kernel, options); err != nil {
 		return set.missTrampoline(err)
 	}
 	return nil
+}
+
+// readsDirectly chooses how the programs read the kernel's memory, see bpf/read.h: with
+// bpf_probe_read_kernel, or where the kernel refuses that to everybody, directly.
+func (set *hookSet) readsDirectly(kernel *btf.Spec) (bool, error) {
+	if set.has(hookReads) && !lockedDown() {
+		return false, nil
+	}
+	if !canReadDirectly(kernel) {
+		return false, ErrLockedDown
+	}
+	return true, nil
 }
 
 // findMissing looks for hooks that this kernel lacks before anything is loaded: the
@@ -194,11 +218,7 @@ func onlyPrograms(spec *ebpf.CollectionSpec, names ...string) *ebpf.CollectionSp
 }
 
 // loadTrampoline loads the program that sees accept(). It shares the map of sockets.
-func (set *hookSet) loadTrampoline(socks *ebpf.MapSpec, shared *ebpf.Map, kernel *btf.Spec, options ebpf.CollectionOptions) error {
-	spec, err := loadTrampoline()
-	if err != nil {
-		return err
-	}
+func (set *hookSet) loadTrampoline(spec *ebpf.CollectionSpec, socks *ebpf.MapSpec, shared *ebpf.Map, kernel *btf.Spec, options ebpf.CollectionOptions) error {
 	name := trampolineProgAcceptFlags
 	if hasType(kernel, "proto_accept_arg") { // 6.10+
 		name = trampolineProgAcceptArg

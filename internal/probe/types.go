@@ -44,9 +44,6 @@ func kernelTypes(path string) (*types, error) {
 
 // explain adds the likely cause to err, with which the kernel refused a program.
 func (t *types) explain(err error) error {
-	if lockedDown() {
-		return fmt.Errorf("%w (%w)", ErrLockedDown, err)
-	}
 	// A file cannot replace types that the kernel itself lacks.
 	if _, own := ownTypes(); t.from == typesFile || own == nil {
 		return err

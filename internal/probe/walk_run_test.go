@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -127,6 +128,7 @@ type walk struct {
 }
 
 func openWalk(config probe.Config) (*walk, error) {
+	config.Without = strings.Fields(os.Getenv("TCPTRACE_TEST_WITHOUT"))
 	w := &walk{events: map[uint32][]tcp.Event{config.NetNS: nil}, ended: make(chan struct{})}
 	w.opened.from = bootNS()
 	p, err := probe.Open(config)

@@ -27,13 +27,16 @@ type guest struct {
 	args    string // added to the kernel's command line
 }
 
+const confidential = "lsm=lockdown lockdown=confidentiality"
+
 var guests = []guest{
 	{series: "5.10", suite: "bullseye"},
 	{series: "6.1", suite: "bookworm"},
+	{series: "6.1", suite: "bookworm", variant: "confidentiality", args: confidential}, // refuses all our programs
 	{series: "6.12", suite: "trixie"},
 	{series: "6.12", suite: "trixie", variant: "rt", flavour: "rt"}, // PREEMPT_RT: softirqs run in threads
 	{series: "6.12", suite: "trixie", variant: "integrity", args: "lsm=lockdown,yama lockdown=integrity"},
-	{series: "6.12", suite: "trixie", variant: "confidentiality", args: "lsm=lockdown lockdown=confidentiality"},
+	{series: "6.12", suite: "trixie", variant: "confidentiality", args: confidential},
 	{series: "7", suite: "sid"}, // the newest there is
 }
 

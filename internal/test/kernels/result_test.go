@@ -130,7 +130,7 @@ func TestKernelNames(t *testing.T) {
 		names[g.name()] = g.kernelName()
 	}
 	want := map[string]string{
-		"5.10": "bullseye", "6.1": "bookworm", "7": "sid",
+		"5.10": "bullseye", "6.1": "bookworm", "6.1-confidentiality": "bookworm", "7": "sid",
 		"6.12": "trixie", "6.12-integrity": "trixie", "6.12-confidentiality": "trixie", "6.12-rt": "trixie-rt",
 	}
 	if diff := cmp.Diff(want, names); diff != "" {

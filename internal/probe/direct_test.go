@@ -1,0 +1,76 @@
+package probe_test
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/cilium/ebpf/features"
+	"golang.org/x/sys/unix"
+
+	"github.com/tcptrace/tcptrace/internal/probe"
+	"github.com/tcptrace/tcptrace/internal/tcp"
+	"github.com/tcptrace/tcptrace/internal/test/need"
+)
+
+// A connection looks the same through bpf_probe_read_kernel and without it, as under
+// lockdown=confidentiality. There the whole walk runs, see internal/test/kernels.
+func TestDirectReads(t *testing.T) {
+	need.Kernel(t)
+	if version := must(features.LinuxVersionCode()); version < 6<<16|2<<8 {
+		t.Skip("this kernel has no bpf_rdonly_cast (since 6.2)")
+	}
+	var seen [2][]tcp.Event
+	err := onOwnThread(func() {
+		for i, without := range [][]string{nil, {"bpf_probe_read_kernel"}} {
+			seen[i] = lifeOfConnection(probe.Config{OwnerRefresh: -1, Stacks: true, Tracked: true, Without: without})
+		}
+	})
+	report(t, err)
+	if len(seen[0]) != len(seen[1]) {
+		t.Fatalf("%d events, and %d without bpf_probe_read_kernel", len(seen[0]), len(seen[1]))
+	}
+	for i, usual := range seen[0] {
+		direct := seen[1][i]
+		if usual.Old != direct.Old || usual.New != direct.New || usual.Reason != direct.Reason || usual.Role != direct.Role ||
+			usual.PID != direct.PID || usual.Comm != direct.Comm || usual.NetNS != direct.NetNS || usual.UID != direct.UID ||
+			usual.Local.Addr() != direct.Local.Addr() || usual.Remote.Addr() != direct.Remote.Addr() {
+			t.Errorf("event %d is\n%+v, and without bpf_probe_read_kernel\n%+v", i, usual, direct)
+		}
+	}
+}
+
+// lifeOfConnection returns the events of a connection over loopback: those of the client,
+// then those of the server.
+func lifeOfConnection(cfg probe.Config) []tcp.Event {
+	listener := listenOnLoopback()
+	defer unix.Close(listener)
+	p := must(probe.Open(cfg))
+	defer p.Close()
+	for _, l := range p.Limitations() {
+		fail("%v", l)
+	}
+	check(p.Seed(func(*tcp.Event) error { return nil }), "seed the probe")
+	port := must(unix.Getsockname(listener)).(*unix.SockaddrInet4).Port
+	client := connectTo(listener)
+	server, _, err := unix.Accept4(listener, unix.SOCK_CLOEXEC)
+	check(err, "accept")
+	check(unix.Close(client), "close the client")
+	check(unix.Close(server), "close the server")
+
+	var clients, servers []tcp.Event
+	readUntil(p, "the client's TIME_WAIT and the server's end", func(e *tcp.Event) bool {
+		switch {
+		case e.Kind != tcp.Transition:
+		case int(e.Remote.Port()) == port:
+			clients = append(clients, *e)
+		case int(e.Local.Port()) == port:
+			servers = append(servers, *e)
+		}
+		return has(clients, tcp.TimeWait) && has(servers, tcp.Close)
+	})
+	return append(clients, servers...)
+}
+
+func has(events []tcp.Event, state tcp.State) bool {
+	return slices.ContainsFunc(events, func(e tcp.Event) bool { return e.New == state })
+}
