@@ -2,6 +2,7 @@ package leak
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/tcptrace/tcptrace/internal/tcp"
 )
@@ -9,26 +10,27 @@ import (
 // maxReplayed bounds a Replay: an entry takes some 500 bytes, 130 MB at the most.
 const maxReplayed = 1 << 18
 
-// Replay rebuilds from events the sockets that are in one state, so that a
+// Replay rebuilds from events the sockets that are in some states, so that a
 // recording can be looked at as the live kernel is. It belongs to one goroutine.
 type Replay struct {
-	state    tcp.State
+	states   []tcp.State
+	now      uint64
 	sockets  map[identity]tcp.Event
 	unplaced int
 }
 
-// NewReplay returns a Replay of the sockets in the state.
-func NewReplay(state tcp.State) *Replay {
-	return &Replay{state: state, sockets: make(map[identity]tcp.Event)}
+// NewReplay returns a Replay of the sockets in the states.
+func NewReplay(states ...tcp.State) *Replay {
+	return &Replay{states: states, sockets: make(map[identity]tcp.Event)}
 }
 
-// tcp.Event takes the next event of the recording.
+// Event takes the next event of the recording.
 func (r *Replay) Event(e *tcp.Event) {
 	if e.Kind == tcp.Lost {
 		return
 	}
 	id := identify(e)
-	if e.New != r.state {
+	if !slices.Contains(r.states, e.New) {
 		delete(r.sockets, id)
 		return
 	}
@@ -46,12 +48,17 @@ func (r *Replay) Event(e *tcp.Event) {
 // Unplaced is how many sockets found no room.
 func (r *Replay) Unplaced() int { return r.unplaced }
 
-// Rows hands the sockets as they were at the time now, of CLOCK_BOOTTIME in ns, to
-// emit.
-func (r *Replay) Rows(now uint64, emit func(*tcp.Event) error) error {
+// SetNow sets the time up to which events were taken, of CLOCK_BOOTTIME in ns.
+func (r *Replay) SetNow(now uint64) { r.now = now }
+
+// Existing hands the sockets in the states as they are now to emit.
+func (r *Replay) Existing(states []tcp.State, emit func(*tcp.Event) error) error {
 	for _, row := range r.sockets {
-		row.Duration += now - min(row.BootNS, now)
-		row.BootNS = now
+		if !slices.Contains(states, row.New) {
+			continue
+		}
+		row.Duration += r.now - min(row.BootNS, r.now)
+		row.BootNS = r.now
 		if err := emit(&row); err != nil {
 			return err
 		}
