@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -40,52 +41,72 @@ func (r *leaksRun) blind() (why []error) {
 		why = append(why, fmt.Errorf("%s in %s of unknown age: watch for longer than --older-than, as with -d %s",
 			leak.Counted(n, "socket"), output.StateNames(r.last.States), leak.Span(r.last.OlderThan+1e9)))
 	}
-	if named := r.namedFilter(); !r.last.AnyMatch && r.probe != nil && named != nil && !r.exists(named) {
-		why = append(why, errors.New("nothing that exists matches the filter: no socket, and no process of that pid or name"))
+	if missing := r.missing(); missing != nil {
+		why = append(why, fmt.Errorf("nothing that exists matches %s", strings.Join(missing, ", ")))
 	}
 	return why
 }
 
-// namedFilter returns the part of the filter that names something which should exist:
-// a port may have no connections now, but a container that does not exist is a mistake.
-// nil: the filter names nothing.
-func (r *leaksRun) namedFilter() *tcp.Filter {
-	f := &tcp.Filter{
-		NetNS: r.filter.NetNS, PIDs: r.filter.PIDs, UIDs: r.filter.UIDs, Comm: r.filter.Comm,
-		Cgroups: r.filter.Cgroups, Containers: r.filter.Containers,
-	}
-	if len(f.NetNS)+len(f.PIDs)+len(f.UIDs)+len(f.Comm)+len(f.Cgroups)+len(f.Containers) == 0 {
+// missing returns the flags that name a thing which does not exist: a port may have no
+// connection now, but a container that nobody has heard of is a mistake. Nil where
+// something matched, and for a recording, which does not say what existed beside it.
+func (r *leaksRun) missing() (flags []string) {
+	if r.last.AnyMatch || r.probe == nil {
 		return nil
 	}
-	return f
+	f := &r.filter
+	for _, name := range []struct {
+		flag   string
+		asked  int
+		exists func() bool
+	}{
+		{"--pid", len(f.PIDs), func() bool { return slices.ContainsFunc(f.PIDs, processExists) }},
+		{"--comm", len(f.Comm), func() bool { return processNamed(f.Comm) || r.hasSockets(tcp.Filter{Comm: f.Comm}) }},
+		{"--cgroup", len(f.Cgroups), func() bool { return cgroupExists(f.Cgroups) || r.hasSockets(tcp.Filter{Cgroups: f.Cgroups}) }},
+		{"--container", len(f.Containers), func() bool { return r.hasSockets(tcp.Filter{Containers: f.Containers}) }},
+		{"--netns", len(f.NetNS), func() bool { return slices.ContainsFunc(f.NetNS, r.namespaceExists) }},
+	} {
+		if name.asked > 0 && !name.exists() {
+			flags = append(flags, name.flag)
+		}
+	}
+	return flags
 }
 
 // errFound ends a walk that has found what it looked for.
 var errFound = errors.New("found")
 
-// exists reports whether a socket in any state matches, or a process of that pid or name
-// exists.
-func (r *leaksRun) exists(named *tcp.Filter) bool {
-	for _, pid := range named.PIDs {
-		if _, err := os.Stat(filepath.Join("/proc", strconv.FormatUint(uint64(pid), 10))); !errors.Is(err, fs.ErrNotExist) {
-			return true
-		}
-	}
-	if len(named.Comm) > 0 && processNamed(named.Comm) {
-		return true
-	}
+// hasSockets reports whether a socket in any state matches.
+func (r *leaksRun) hasSockets(filter tcp.Filter) bool {
 	var every []tcp.State
 	for s := tcp.Established; s <= tcp.NewSynRecv; s++ {
 		every = append(every, s)
 	}
 	err := r.probe.TrackedSockets(every, func(row *tcp.Event) error {
 		r.where.Fill(row)
-		if named.Match(row) {
+		if filter.Match(row) {
 			return errFound
 		}
 		return nil
 	})
 	return err != nil // where the look failed, nothing is claimed
+}
+
+func (r *leaksRun) namespaceExists(netns uint32) bool {
+	_, _, err := r.probe.PortRange(netns)
+	return err == nil
+}
+
+func processExists(pid uint32) bool {
+	_, err := os.Stat(filepath.Join("/proc", strconv.FormatUint(uint64(pid), 10)))
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
+func cgroupExists(paths []string) bool {
+	return slices.ContainsFunc(paths, func(path string) bool {
+		found, err := filepath.Glob(filepath.Join("/sys/fs/cgroup", path))
+		return len(found) > 0 || err != nil
+	})
 }
 
 // processNamed reports whether a process has one of the names.

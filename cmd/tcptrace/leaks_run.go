@@ -185,11 +185,6 @@ func (c *leaksCmd) replay(e *env, filter tcp.Filter) error {
 	if n := sockets.Unplaced(); n > 0 {
 		fmt.Fprintf(e.stderr, "tcptrace: %s of the recording left out: no more fit in memory\n", leak.Counted(n, "socket"))
 	}
-	if !c.atEnd() {
-		if err := run.watch.Tick(now); err != nil {
-			return err
-		}
-	}
 	return run.conclude(now)
 }
 

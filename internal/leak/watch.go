@@ -30,6 +30,7 @@ type Watch struct {
 	timeWait *TimeWaitTable // nil: another state
 	begun    bool
 	first    uint64
+	shown    uint64 // when the last report was
 	offset   int64
 	lost     uint64
 	anyMatch bool
@@ -96,15 +97,16 @@ func (w *Watch) Tick(now uint64) error {
 	return w.show(now)
 }
 
-// Close shows the last report, if only that is asked for.
+// Close shows the last report.
 func (w *Watch) Close(now uint64) error {
-	if !w.cfg.AtEnd {
+	if !w.cfg.AtEnd && w.begun && now <= w.shown {
 		return nil
 	}
 	return w.show(now)
 }
 
 func (w *Watch) show(now uint64) error {
+	w.shown = now
 	report, err := w.Report(now, nil)
 	if err != nil {
 		return err
