@@ -18,7 +18,7 @@ type leaksCmd struct {
 	By        *leakBy     `placeholder:"WHAT" group:"What to look for" help:"Group by owner (process and remote end, the default), pid, comm, container, remote, lport or stack."`
 
 	Once     bool     `group:"Output" help:"One report; with -d after that time."`
-	Output   format   `short:"o" group:"Output" placeholder:"FORMAT" help:"columns (the default), json or csv."`
+	Output   format   `short:"o" group:"Output" placeholder:"FORMAT" help:"${formats}; default ${format}."`
 	JSON     bool     `short:"j" group:"Output" help:"JSON, one object per group and refresh; -o json."`
 	CSV      bool     `short:"s" name:"csv" group:"Output" help:"CSV, one record per group and refresh; -o csv."`
 	Time     bool     `short:"T" group:"Output" help:"Time of day; JSON has it always."`
@@ -76,8 +76,8 @@ func (c *leaksCmd) consistent() error {
 		{(c.MaxCount != nil || c.MaxGrowth != nil) && !c.Check, "--max-count and --max-growth are for --check"},
 		{c.Kill && c.Check, "--kill and --check cannot be combined: check first, then kill"},
 		{c.Kill && c.Read != nil, "--kill cannot close the sockets of a recording"},
-		{c.Kill && format != formatColumns, fmt.Sprintf("--kill does not print %s", format)},
-		{c.Check && format != formatColumns, fmt.Sprintf("--check does not print %s: use --once -o %[1]s for that", format)},
+		{c.Kill && format.name != "columns", fmt.Sprintf("--kill does not print %s", format.name)},
+		{c.Check && format.name != "columns", fmt.Sprintf("--check does not print %s: use --once -o %[1]s for that", format.name)},
 		{c.Kill && timeWait, "--kill is not for TIME_WAIT: these sockets go by themselves after a minute"},
 		{timeWait && c.By != nil, "--by is not for TIME_WAIT: these are grouped by destination"},
 		{timeWait && len(c.State) > 1, "--state time-wait is looked at alone: its groups are destinations"},
@@ -92,11 +92,7 @@ func (c *leaksCmd) consistent() error {
 
 // format returns the one format that was asked for, or a usageError.
 func (c *leaksCmd) format() (format, error) {
-	asked, err := (&formatFlags{Output: c.Output, JSON: c.JSON, CSV: c.CSV}).format()
-	if asked == "" {
-		asked = formatColumns
-	}
-	return asked, err
+	return (&formatFlags{Output: c.Output, JSON: c.JSON, CSV: c.CSV}).format()
 }
 
 // atEnd reports whether nothing is printed before the end.

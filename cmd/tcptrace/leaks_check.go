@@ -31,7 +31,7 @@ func (r *leaksRun) check() error {
 // warn says on stderr what the last report could not judge.
 func (r *leaksRun) warn() {
 	for _, err := range r.blind() {
-		fmt.Fprintf(r.env.stderr, "tcptrace: %v\n", err)
+		r.env.say(err.Error())
 	}
 }
 
@@ -51,7 +51,7 @@ func (r *leaksRun) blind() (why []error) {
 // connection now, but a container that nobody has heard of is a mistake. Nil where
 // something matched, and for a recording, which does not say what existed beside it.
 func (r *leaksRun) missing() (flags []string) {
-	if r.last.AnyMatch || r.probe == nil {
+	if r.last.AnyMatch || r.kernel == nil {
 		return nil
 	}
 	f := &r.filter
@@ -82,7 +82,7 @@ func (r *leaksRun) hasSockets(filter tcp.Filter) bool {
 	for s := tcp.Established; s <= tcp.NewSynRecv; s++ {
 		every = append(every, s)
 	}
-	err := r.probe.TrackedSockets(every, func(row *tcp.Event) error {
+	err := r.kernel.TrackedSockets(every, func(row *tcp.Event) error {
 		r.where.Fill(row)
 		if filter.Match(row) {
 			return errFound
@@ -93,7 +93,7 @@ func (r *leaksRun) hasSockets(filter tcp.Filter) bool {
 }
 
 func (r *leaksRun) namespaceExists(netns uint32) bool {
-	_, _, err := r.probe.PortRange(netns)
+	_, _, err := r.kernel.PortRange(netns)
 	return err == nil
 }
 

@@ -91,15 +91,15 @@ func sortVictims(all []victim) (v victims) {
 // explain says why sockets are not closed.
 func (v *victims) explain(e *env) {
 	if v.halfOpen > 0 {
-		fmt.Fprintf(e.stderr, "tcptrace: not closed: %s; the kernel cannot be told which ones, for they have no cookie yet. They end by themselves when the handshake is given up.\n",
-			leak.Counted(v.halfOpen, "half-open connection"))
+		e.say(fmt.Sprintf("not closed: %s; the kernel cannot be told which ones, for they have no cookie yet. They end by themselves when the handshake is given up.",
+			leak.Counted(v.halfOpen, "half-open connection")))
 	}
 	if v.over > 0 {
-		fmt.Fprintf(e.stderr, "tcptrace: not closed: %s in CLOSE; the connection is over, and only the process can close the descriptor\n",
-			leak.Counted(v.over, "socket"))
+		e.say(fmt.Sprintf("not closed: %s in CLOSE; the connection is over, and only the process can close the descriptor",
+			leak.Counted(v.over, "socket")))
 	}
 	if len(v.close)+v.halfOpen+v.over == 0 {
-		fmt.Fprintln(e.stderr, "tcptrace: no group leaks, so nothing is closed")
+		e.say("no group leaks, so nothing is closed")
 	}
 }
 
@@ -118,7 +118,7 @@ func (r *leaksRun) destroy(leaked []victim) error {
 		names[targets[i]] = &leaked[i]
 	}
 	closed, gone, failed := 0, 0, 0
-	err := r.probe.Destroy(targets, func(t probe.Target, err error) {
+	err := r.kernel.Destroy(targets, func(t probe.Target, err error) {
 		switch {
 		case err == nil:
 			closed++
@@ -127,10 +127,10 @@ func (r *leaksRun) destroy(leaked []victim) error {
 			gone++
 		default:
 			failed++
-			fmt.Fprintf(r.env.stderr, "tcptrace: cannot close %s: %v\n", names[t], err)
+			r.env.say(fmt.Sprintf("cannot close %s: %v", names[t], err))
 		}
 	})
-	fmt.Fprintf(r.env.stderr, "tcptrace: %s closed, %d gone before, %d not closed\n", leak.Counted(closed, "socket"), gone, len(leaked)-closed-gone)
+	r.env.say(fmt.Sprintf("%s closed, %d gone before, %d not closed", leak.Counted(closed, "socket"), gone, len(leaked)-closed-gone))
 	if err == nil && failed > 0 {
 		err = fmt.Errorf("%s could not be closed", leak.Counted(failed, "socket"))
 	}

@@ -1,9 +1,9 @@
 package main
 
 import (
-	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/tcptrace/tcptrace/internal/leak"
 	"github.com/tcptrace/tcptrace/internal/output"
@@ -19,19 +19,18 @@ type leakScreen struct {
 	screen *terminal.Screen
 	done   chan struct{}
 
-	mu   sync.Mutex
-	text string // of the last report
+	mu     sync.Mutex
+	text   string // of the last report
+	closed bool
 }
 
 // openLeakScreen takes over the terminal, if there is one; nil: there is none. The key q
 // calls quit.
 func openLeakScreen(e *env, quit func()) (*leakScreen, error) {
-	out, isFile := e.stdout.(*os.File)
-	in, isFileToo := e.stdin.(*os.File)
-	if !isFile || !isFileToo || !terminal.IsTerminal(out) {
+	if !terminal.IsTerminal(e.stdout) {
 		return nil, nil
 	}
-	screen, err := terminal.OpenScreen(in, out)
+	screen, err := terminal.OpenScreen(e.stdin, e.stdout)
 	if err != nil {
 		return nil, err
 	}
@@ -73,15 +72,24 @@ func (s *leakScreen) show(r *leak.Report) error {
 func (s *leakScreen) draw() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.closed {
+		return nil
+	}
 	width, _ := s.screen.Size()
 	return s.screen.Draw(wrapped(s.text, width))
 }
 
-// close gives the terminal back.
+// close gives the terminal back, unless a write to it hangs.
 func (s *leakScreen) close() {
 	close(s.done)
-	s.mu.Lock() // nothing is drawn any more
+	if !s.mu.TryLock() {
+		time.Sleep(sayLimit) // it is being drawn
+		if !s.mu.TryLock() {
+			return
+		}
+	}
 	defer s.mu.Unlock()
+	s.closed = true
 	s.screen.Close()
 }
 

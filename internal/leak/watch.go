@@ -19,6 +19,7 @@ type Config struct {
 	Detailed int                 // so many groups, the worst, have their Facts looked up
 	Show     func(*Report) error // takes each report, or with AtEnd only the last
 	AtEnd    bool
+	Once     bool  // the first look is the end
 	Offset   int64 // of the wall clock to CLOCK_BOOTTIME in ns, until an event tells
 }
 
@@ -91,6 +92,9 @@ func (w *Watch) Idle() error { return nil }
 
 // Tick refreshes, and shows the report.
 func (w *Watch) Tick(now uint64) error {
+	if w.cfg.Once {
+		return pipeline.Enough
+	}
 	if w.cfg.AtEnd {
 		return w.refresh(now, nil)
 	}
