@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/tcptrace/tcptrace/internal/leak"
@@ -15,64 +16,101 @@ import (
 // victim is a socket that may be closed, if its group turns out to leak.
 type victim struct {
 	probe.Target
-	group *leak.LeakGroup
+	group *leak.Group
 	pid   uint32
 	comm  string
 	fd    int32
 }
 
 func (v *victim) String() string {
-	fd := "-"
-	if v.fd != tcp.NoFD {
-		fd = fmt.Sprint(v.fd)
+	pid, fd := "-", "-"
+	if v.pid != 0 {
+		pid = strconv.FormatUint(uint64(v.pid), 10)
 	}
-	return fmt.Sprintf("pid %s (%s) fd %s %s -> %s sk:%x", dash(v.pid), output.Visible(v.comm), fd, v.Local, v.Remote, v.Cookie)
+	if v.fd != tcp.NoFD {
+		fd = strconv.Itoa(int(v.fd))
+	}
+	return fmt.Sprintf("pid %s (%s) fd %s %s -> %s sk:%x", pid, output.Visible(v.comm), fd, v.Local, v.Remote, v.Cookie)
+}
+
+// victims are the sockets of the groups that leak: those that can be closed, and how many
+// cannot.
+type victims struct {
+	close    []victim
+	halfOpen int // they have no cookie yet, by which the kernel would know them
+	over     int // in CLOSE: there is no connection to close any more
 }
 
 // kill closes the sockets of the groups that leak, of a look of its own: what was
 // seen before may be gone.
-func (w *leakWatch) kill() error {
-	view := w.view.(*leakView) // consistent has refused the other
+func (r *leaksRun) kill(now uint64) error {
 	var all []victim
-	view.target = func(g *leak.LeakGroup, row *tcp.Event) {
+	report, err := r.watch.Report(now, func(g *leak.Group, row *tcp.Event) {
 		all = append(all, victim{probe.TargetOf(row), g, row.PID, row.Comm, row.FD})
-	}
-	if err := w.refresh(bootNow(), w.rows); err != nil {
+	})
+	if err != nil {
 		return err
 	}
-	if err := w.show(); err != nil {
+	if err := output.NewReportColumns(r.env.stdout, output.ReportOptions{Time: r.cmd.Time, Top: int(r.cmd.Top)}).Write(report); err != nil {
 		return err
 	}
-	leaked := all[:0]
-	for _, v := range all {
-		if v.group.Verdict == leak.Leak && v.Cookie != 0 {
-			leaked = append(leaked, v)
-		}
-	}
+	r.last = report
+	r.warn()
+	leaked := sortVictims(all)
+	leaked.explain(r.env)
 	switch {
-	case len(leaked) == 0:
-		fmt.Fprintln(w.env.stderr, "tcptrace: nothing leaks, so nothing is closed")
+	case len(leaked.close) == 0:
 		return nil
-	case w.cmd.DryRun:
-		for i := range leaked {
-			fmt.Fprintf(w.env.stdout, "would close %s\n", &leaked[i])
+	case r.cmd.DryRun:
+		for i := range leaked.close {
+			fmt.Fprintf(r.env.stdout, "would close %s\n", &leaked.close[i])
 		}
 		return nil
 	}
-	if !w.cmd.Yes && !w.confirmed(len(leaked)) {
+	if !r.cmd.Yes && !r.confirmed(len(leaked.close)) {
 		return errors.New("not confirmed: nothing was closed")
 	}
-	return w.destroy(leaked)
+	return r.destroy(leaked.close)
+}
+
+func sortVictims(all []victim) (v victims) {
+	for _, one := range all {
+		switch {
+		case one.group.Verdict != leak.Leak:
+		case one.group.State == tcp.Close:
+			v.over++
+		case one.Cookie == 0:
+			v.halfOpen++
+		default:
+			v.close = append(v.close, one)
+		}
+	}
+	return v
+}
+
+// explain says why sockets are not closed.
+func (v *victims) explain(e *env) {
+	if v.halfOpen > 0 {
+		e.say(fmt.Sprintf("not closed: %s; the kernel cannot be told which ones, for they have no cookie yet. They end by themselves when the handshake is given up.",
+			leak.Counted(v.halfOpen, "half-open connection")))
+	}
+	if v.over > 0 {
+		e.say(fmt.Sprintf("not closed: %s in CLOSE; the connection is over, and only the process can close the descriptor",
+			leak.Counted(v.over, "socket")))
+	}
+	if len(v.close)+v.halfOpen+v.over == 0 {
+		e.say("no group leaks, so nothing is closed")
+	}
 }
 
 // confirmed asks the user.
-func (w *leakWatch) confirmed(n int) bool {
-	fmt.Fprintf(w.env.stderr, "Close %s? Their processes will see the error ECONNABORTED. Type yes: ", counted(n, "socket"))
-	answer := bufio.NewScanner(w.env.stdin)
+func (r *leaksRun) confirmed(n int) bool {
+	fmt.Fprintf(r.env.stderr, "Close %s? Their processes will see the error ECONNABORTED. Type yes: ", leak.Counted(n, "socket"))
+	answer := bufio.NewScanner(r.env.stdin)
 	return answer.Scan() && strings.TrimSpace(answer.Text()) == "yes"
 }
 
-func (w *leakWatch) destroy(leaked []victim) error {
+func (r *leaksRun) destroy(leaked []victim) error {
 	names := make(map[probe.Target]*victim, len(leaked))
 	targets := make([]probe.Target, len(leaked))
 	for i := range leaked {
@@ -80,21 +118,21 @@ func (w *leakWatch) destroy(leaked []victim) error {
 		names[targets[i]] = &leaked[i]
 	}
 	closed, gone, failed := 0, 0, 0
-	err := w.probe.Destroy(targets, func(t probe.Target, err error) {
+	err := r.kernel.Destroy(targets, func(t probe.Target, err error) {
 		switch {
 		case err == nil:
 			closed++
-			fmt.Fprintf(w.env.stdout, "closed %s\n", names[t])
+			fmt.Fprintf(r.env.stdout, "closed %s\n", names[t])
 		case errors.Is(err, probe.ErrGone):
 			gone++
 		default:
 			failed++
-			fmt.Fprintf(w.env.stderr, "tcptrace: cannot close %s: %v\n", names[t], err)
+			r.env.say(fmt.Sprintf("cannot close %s: %v", names[t], err))
 		}
 	})
-	fmt.Fprintf(w.env.stderr, "tcptrace: %s closed, %d gone before, %d not closed\n", counted(closed, "socket"), gone, len(leaked)-closed-gone)
+	r.env.say(fmt.Sprintf("%s closed, %d gone before, %d not closed", leak.Counted(closed, "socket"), gone, len(leaked)-closed-gone))
 	if err == nil && failed > 0 {
-		err = fmt.Errorf("%s could not be closed", counted(failed, "socket"))
+		err = fmt.Errorf("%s could not be closed", leak.Counted(failed, "socket"))
 	}
 	return err
 }

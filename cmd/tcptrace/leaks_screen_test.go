@@ -103,7 +103,7 @@ func TestLeaksScreen(t *testing.T) {
 		"SIGHUP":  func(term *pty) { term.cmd.Process.Signal(syscall.SIGHUP) },
 	} {
 		term := newPTY(t, "tcptrace", "leaks", "--netns", n.namespace())
-		term.until("[q leaves]")
+		term.until("[q: quit]")
 		if !strings.HasPrefix(term.shown.String(), "\x1b[?1049h\x1b[?25l") {
 			t.Errorf("it begins with %.20q", term.shown.String())
 		}

@@ -373,7 +373,7 @@ func TestLeaksOfMany(t *testing.T) {
 	lines := bufio.NewScanner(out)
 	for lines.Scan() {
 		var sockets int
-		if _, err := fmt.Sscanf(lines.Text(), "CLOSE_WAIT for 100ms or longer: %d sockets", &sockets); err != nil {
+		if _, err := fmt.Sscanf(lines.Text(), "CLOSE_WAIT and CLOSE for 100ms or longer: %d sockets", &sockets); err != nil {
 			continue
 		}
 		// The kernel resets a few of so many connections itself.

@@ -6,9 +6,11 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/tcptrace/tcptrace/internal/output"
 	"github.com/tcptrace/tcptrace/internal/test/need"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -88,5 +90,23 @@ func TestManPageNamesEveryFlag(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// The manual describes every field, and no other.
+func TestManPageListsFields(t *testing.T) {
+	_, section, _ := strings.Cut(manPage, ".Sh FIELDS\n")
+	section, _, _ = strings.Cut(section, ".Sh ")
+	var listed []string
+	for line := range strings.Lines(section) {
+		if names, found := strings.CutPrefix(line, ".It Va "); found {
+			listed = append(listed, strings.Fields(strings.ReplaceAll(names, " ,", ""))...)
+		}
+	}
+	fields := output.Fields()
+	slices.Sort(fields)
+	slices.Sort(listed)
+	if !slices.Equal(listed, fields) {
+		t.Errorf("the manual lists %v\nthe events have %v", listed, fields)
 	}
 }

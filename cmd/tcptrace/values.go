@@ -192,15 +192,15 @@ func (*states) Words() (words []string) {
 }
 
 // Words are the states that a connection can be stuck in.
-func (*stateName) Words() []string {
+func (*stuckStates) Words() []string {
 	return slices.DeleteFunc(new(states).Words(), func(word string) bool {
-		return new(stateName).UnmarshalText([]byte(word)) != nil
+		return new(stuckStates).UnmarshalText([]byte(word)) != nil
 	})
 }
 
 // Words are what one can group by.
 func (*leakBy) Words() (words []string) {
-	for _, by := range leak.LeakBys {
+	for _, by := range leak.Bys {
 		words = append(words, string(by))
 	}
 	return words

@@ -1,8 +1,11 @@
 package enrich
 
 import (
+	"fmt"
 	"math"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -53,5 +56,60 @@ func TestReadFiles(t *testing.T) {
 	}
 	if _, err := ReadFiles(t.TempDir(), 1); err == nil {
 		t.Error("a process that does not exist has files")
+	}
+}
+
+// withoutMainThread is a program whose main thread ends. Another says how many files it
+// sees, as soon as that has happened, and goes on until the end of its input.
+const withoutMainThread = `
+import ctypes, os, sys, threading, time
+def work():
+    files = [open("/dev/null") for _ in range(10)]
+    while open("/proc/%d/stat" % os.getpid()).read().rsplit(")", 1)[1].split()[0] != "Z":
+        time.sleep(.01)
+    print(len(os.listdir("/proc/thread-self/fd")) - 1, flush=True)
+    sys.stdin.read()
+    os._exit(0)
+threading.Thread(target=work).start()
+ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[os.uname().machine], 0)
+`
+
+func TestReadFilesOfAnotherThread(t *testing.T) {
+	cmd := exec.Command("python3", "-c", withoutMainThread)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	defer in.Close()
+	var want uint64
+	if _, err := fmt.Fscan(out, &want); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := ReadFiles("/proc", uint32(cmd.Process.Pid)); err != nil || got.Open != want {
+		t.Errorf("got %+v, %v, want %d open files", got, err, want)
+	}
+}
+
+// Where no thread shows a file, as where all are another user's, the number is not known.
+func TestReadFilesOfNoThread(t *testing.T) {
+	root := t.TempDir()
+	for _, dir := range []string{"7/fd", "7/task/7/fd"} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n, err := countThreadFiles(filepath.Join(root, "7/none")); err == nil {
+		t.Errorf("got %d files of a process that is gone", n)
+	}
+	if n, err := countThreadFiles(filepath.Join(root, "7/fd")); err == nil {
+		t.Errorf("got %d files of a process without threads", n)
 	}
 }

@@ -2,173 +2,124 @@ package leak
 
 import (
 	"cmp"
-	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/tcptrace/tcptrace/internal/tcp"
 )
 
-// LeakBy names what sockets are grouped by.
-type LeakBy string
-
-// What sockets can be grouped by.
+// The bounds of a Table. A group takes about 900 bytes, its stacks 500 and its ages
+// 4 KiB at most: typically under 25 MB in all, 95 MB at the very most, however many
+// sockets there are.
 const (
-	ByOwner     LeakBy = "owner" // process and remote end
-	ByPID       LeakBy = "pid"
-	ByComm      LeakBy = "comm"
-	ByContainer LeakBy = "container"
-	ByRemote    LeakBy = "remote"
-	ByLocalPort LeakBy = "lport"
-	ByStack     LeakBy = "stack"
+	maxGroups    = 1 << 14 // past it a new remote end joins the group of its process
+	maxFolds     = 1 << 10 // such groups on top of that; past it sockets are counted in Unplaced
+	maxListeners = 1 << 14 // of which the accept queues are known
 )
 
-// LeakBys are all of them, the default first.
-var LeakBys = []LeakBy{ByOwner, ByPID, ByComm, ByContainer, ByRemote, ByLocalPort, ByStack}
-
-// ParseLeakBy understands the names of LeakBys.
-func ParseLeakBy(name string) (LeakBy, error) {
-	if by := LeakBy(name); slices.Contains(LeakBys, by) {
-		return by, nil
-	}
-	names := make([]string, len(LeakBys))
-	for i, by := range LeakBys {
-		names[i] = string(by)
-	}
-	return "", fmt.Errorf("%q is nothing to group by: give %s", name, strings.Join(names, ", "))
-}
-
-// LeakRule says which sockets a LeakTable counts, and into which group.
-type LeakRule struct {
-	State     tcp.State
-	OlderThan uint64 // ns in State from which on a socket counts
-	By        LeakBy
-	NoQueues  bool // the queues of the rows are not those of now, as in a recording
-}
-
-// The bounds of a LeakTable. A group takes about 600 bytes, its stacks 640 and its
-// ages 4 KiB at most: typically under 20 MB in all, 90 MB at the very most, however
-// many sockets there are.
-const (
-	maxLeakGroups = 1 << 14 // past it a new remote end joins the group of its process
-	maxLeakFolds  = 1 << 10 // such groups on top of that; past it sockets are counted in Unplaced
-	maxLeakAges   = 512     // up to so many sockets the median is exact; then it is that of an even sample
-	maxLeakStacks = 32      // distinct stacks of a group; sockets of others count in none
-	maxLeakFDs    = 8
-
-	leakMemory = 600e9 // ns that a group is remembered without a socket, if some were reset
-)
-
-// LeakGroup is what a LeakTable tells of sockets that belong together. A field
-// that is not the same for all of them is zero.
-type LeakGroup struct {
-	PID       uint32 // 0: several, or not known
-	Comm      string
-	UID       uint32 // tcp.NoUID: several, or not known
-	Container string
-	Cgroup    string
-	Role      tcp.Role
-	NetNS     uint32
-	Remote    netip.AddrPort // port 0 for the clients of a server
-	LocalPort uint16
-
-	Count   int
-	Oldest  uint64 // ns in the state
-	AtLeast bool   // Oldest is a lower bound: the socket is older than the trace
-	Median  uint64 // ns, see maxLeakAges
-
-	Growth      float64 // sockets per minute since the group was first seen, Reset included; may be negative
-	GrowthKnown bool    // watched for minLeakWatch at least
-	Watched     uint64  // ns since the group was first seen
-	Stayed      int     // of the sockets that it had when the judgement began, those still there or in Reset
-	Reset       int     // sockets that the peer reset, or that timed out, while we watched: nobody closed them
-	Closing     bool    // most of those were closed while we watched
-
-	FDs       []int32 // the lowest, sorted
-	Unread    uint64  // bytes, without the end of file
-	Read      int     // sockets whose application has read all there is, the end of file included
-	FinUnread int     // sockets where only the end of file waits
-	Data      int     // sockets where bytes wait
-	Sending   int     // sockets that have bytes to send or to be acknowledged
-
-	Stacks  []LeakStack // most frequent first
-	Verdict Verdict
-	Cause   Cause
-
-	rule   *LeakRule
-	ages   []uint64
-	stride int // every stride-th age is in ages
-	watch  leakWatch
-}
-
-// LeakStack is where sockets of a group were opened.
-type LeakStack struct {
-	ID    uint32
-	PID   uint32 // whose addresses these are
-	Count int
-}
-
-// leakWatch is what a group remembers from one refresh to the next.
-type leakWatch struct {
-	first      uint64 // when the group was first seen
-	seen       uint64 // and last
-	firstCount int
-	base       uint64 // from when on it is judged who stays
-	baseCount  int
-	span       uint64 // for how long, before anybody is accused
-	closing    bool
-	reset      int // since first
-	resetBase  int // of these, how many were there at base
-}
-
-// leakKey names a group. It holds neither pointers nor padding that matters, so
-// that a hundred thousand look-ups per refresh are cheap.
-type leakKey struct {
-	pid, netns, stack, text uint32 // text: see LeakTable.texts
+// key names a group. It holds neither pointers nor padding that matters, so that a
+// hundred thousand look-ups per refresh are cheap.
+type key struct {
+	pid, netns, stack, text uint32 // text: see Table.texts
 	lport, rport            uint16
+	state                   tcp.State
 	raddr                   [16]byte
 }
 
-// LeakTable groups the sockets that sit in a state, refresh by refresh, and judges
-// each group. It is fed with Begin, Add for each row, End, and so on. It belongs to
-// one goroutine and its memory is bounded.
-type LeakTable struct {
-	rule     LeakRule
-	now      uint64
-	groups   map[leakKey]*LeakGroup
-	texts    map[string]uint32 // numbers of names, of no more than there are groups
-	folds    int
-	unplaced int
-	order    []*LeakGroup
+// Table groups the sockets that sit in a state, refresh by refresh, and judges each
+// group. It is fed with Begin, AddListener, Add for each row, End, and so on. It
+// belongs to one goroutine and its memory is bounded.
+type Table struct {
+	rule       Rule
+	now        uint64
+	groups     map[key]*Group
+	texts      map[string]uint32 // numbers of names, of no more than there are groups
+	listeners  map[listenerKey]queues
+	folds      int
+	unplaced   int
+	unknownAge int
+	holders    bool // the kernel says who holds a socket
+	order      []*Group
 }
 
-// NewLeakTable returns an empty table.
-func NewLeakTable(rule LeakRule) *LeakTable {
-	return &LeakTable{rule: rule, groups: make(map[leakKey]*LeakGroup), texts: make(map[string]uint32)}
+// NewTable returns an empty table.
+func NewTable(rule Rule) *Table {
+	return &Table{
+		rule: rule, groups: make(map[key]*Group), texts: make(map[string]uint32),
+		listeners: make(map[listenerKey]queues),
+	}
 }
 
 // Begin starts a refresh at the time now, of CLOCK_BOOTTIME in ns.
-func (t *LeakTable) Begin(now uint64) {
-	t.now, t.unplaced = now, 0
+func (t *Table) Begin(now uint64) {
+	t.now, t.unplaced, t.unknownAge = now, 0, 0
+	clear(t.listeners)
 	for _, g := range t.groups {
-		*g = LeakGroup{
+		*g = Group{
 			rule: g.rule, watch: g.watch, ages: g.ages[:0], stride: 1,
-			FDs: g.FDs[:0], Stacks: g.Stacks[:0],
+			FDs: g.FDs[:0], openers: g.openers[:0], Stacks: g.Stacks[:0],
 		}
 	}
 }
 
-// Counts reports whether a row is one of those that the table counts.
-func (t *LeakTable) Counts(row *tcp.Event) bool {
-	return row.New == t.rule.State && row.DurationKind.Known() && row.Duration >= t.rule.OlderThan
+// listenerKey is where connections come in.
+type listenerKey struct {
+	netns uint32
+	local netip.AddrPort
+}
+
+// queues counts listeners with one address, as SO_REUSEPORT allows them.
+type queues struct{ all, full int }
+
+// AddListener takes a row of a listener, for its accept queue: whether there is room
+// for a half-open connection. It comes before the rows that need it.
+func (t *Table) AddListener(row *tcp.Event) {
+	if !row.HasQueues || t.rule.Recorded {
+		return
+	}
+	at := listenerKey{row.NetNS, row.Local}
+	q, known := t.listeners[at]
+	if !known && len(t.listeners) == maxListeners {
+		return
+	}
+	q.all++
+	if row.RxQueue > row.TxQueue { // sk_acceptq_is_full in include/net/sock.h
+		q.full++
+	}
+	t.listeners[at] = q
+}
+
+// queueFull reports whether every listener that a half-open connection can belong to
+// has no room.
+func (t *Table) queueFull(row *tcp.Event) bool {
+	port := row.Local.Port()
+	for _, addr := range []netip.Addr{row.Local.Addr(), netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
+		if q, known := t.listeners[listenerKey{row.NetNS, netip.AddrPortFrom(addr, port)}]; known {
+			return q.full == q.all
+		}
+	}
+	return false
+}
+
+// wants reports whether the row is of a state that the table looks at. A socket in
+// CLOSE is of interest as long as a process holds it; else it is about to vanish.
+func (t *Table) wants(row *tcp.Event) bool {
+	return slices.Contains(t.rule.States, row.New) &&
+		(row.New != tcp.Close || row.Holder == tcp.Held && !t.rule.Recorded)
 }
 
 // Add counts a row of the refresh, if it is one to count. It keeps nothing of it
 // but its strings. The group that it went to stays the same as long as it is not
 // empty; nil: the row was not counted.
-func (t *LeakTable) Add(row *tcp.Event) *LeakGroup {
-	if !t.Counts(row) {
+func (t *Table) Add(row *tcp.Event) *Group {
+	t.holders = t.holders || row.Holder != ""
+	if !t.wants(row) {
+		return nil
+	}
+	if !row.DurationKind.Known() || row.Duration < t.rule.OlderThan {
+		if row.DurationKind != tcp.Exact {
+			t.unknownAge++ // old enough, for all that is known
+		}
 		return nil
 	}
 	g := t.group(row)
@@ -178,18 +129,22 @@ func (t *LeakTable) Add(row *tcp.Event) *LeakGroup {
 	}
 	g.describe(row)
 	g.measure(row)
+	if half(row.New) && t.queueFull(row) {
+		g.QueueFull++
+	}
 	return g
 }
 
-// tcp.Event takes what happens between refreshes. It matters what becomes of the sockets:
-// one that a reset or a keepalive takes out of its state leaves the kernel's tables,
-// and its descriptor stays as open as it was. Only LAST_ACK proves a close().
-func (t *LeakTable) Event(e *tcp.Event) {
-	if e.Kind != tcp.Transition || e.Old != t.rule.State || e.New != tcp.Close || t.rule.State != tcp.CloseWait ||
+func half(s tcp.State) bool { return s == tcp.SynRecv || s == tcp.NewSynRecv }
+
+// Event takes what happens between refreshes: a reset or a timeout that takes a
+// socket out of CLOSE_WAIT does not say whether its descriptor was closed.
+func (t *Table) Event(e *tcp.Event) {
+	if e.Kind != tcp.Transition || e.Old != tcp.CloseWait || e.New != tcp.Close ||
 		e.Reason != tcp.RSTReceived && e.Reason != tcp.Timeout {
 		return
 	}
-	g := t.groups[t.key(e)]
+	g := t.groups[t.key(e, e.Old)]
 	if g == nil || e.Duration < t.rule.OlderThan {
 		return
 	}
@@ -200,31 +155,33 @@ func (t *LeakTable) Event(e *tcp.Event) {
 }
 
 // Unplaced is how many sockets of the refresh found no room in a group.
-func (t *LeakTable) Unplaced() int { return t.unplaced }
+func (t *Table) Unplaced() int { return t.unplaced }
+
+// UnknownAge is how many sockets of the refresh are in one of the states, nobody knows
+// whether for long enough.
+func (t *Table) UnknownAge() int { return t.unknownAge }
 
 // End judges the groups of the refresh and returns them, worst first. They are
 // valid until the next Begin.
-func (t *LeakTable) End() []*LeakGroup {
+func (t *Table) End() []*Group {
 	t.order = t.order[:0]
+	closeVisible := t.holders && slices.Contains(t.rule.States, tcp.Close)
 	for key, g := range t.groups {
 		if g.Count == 0 {
-			// What was reset is remembered for a while: a slow leak may have no other socket.
-			if g.watch.reset == 0 || t.now-g.watch.seen > leakMemory {
-				delete(t.groups, key)
-			}
+			delete(t.groups, key)
 			continue
 		}
-		g.finish(t.now)
+		g.finish(t.now, closeVisible)
 		t.order = append(t.order, g)
 	}
-	t.folds = max(0, len(t.groups)-maxLeakGroups)
+	t.folds = max(0, len(t.groups)-maxGroups)
 	slices.SortFunc(t.order, worse)
 	return t.order
 }
 
 // worse puts leaks first, then what is many, then what is old. The rest only makes
-// the order the same each time; it is seldom needed, and dear.
-func worse(a, b *LeakGroup) int {
+// the order the same each time; it rarely decides, and costs more.
+func worse(a, b *Group) int {
 	if c := cmp.Compare(b.Verdict.weight(), a.Verdict.weight()); c != 0 {
 		return c
 	}
@@ -234,31 +191,32 @@ func worse(a, b *LeakGroup) int {
 	if c := cmp.Compare(b.Oldest, a.Oldest); c != 0 {
 		return c
 	}
-	return cmp.Or(cmp.Compare(a.PID, b.PID), a.Remote.Compare(b.Remote), cmp.Compare(a.Comm, b.Comm))
+	return cmp.Or(cmp.Compare(a.PID, b.PID), a.Remote.Compare(b.Remote), cmp.Compare(a.Comm, b.Comm), cmp.Compare(a.State, b.State))
 }
 
 // group finds the group of a row, or makes it.
-func (t *LeakTable) group(row *tcp.Event) *LeakGroup {
-	key := t.key(row)
-	if g := t.groups[key]; g != nil {
+func (t *Table) group(row *tcp.Event) *Group {
+	k := t.key(row, row.New)
+	if g := t.groups[k]; g != nil {
 		return g
 	}
-	if len(t.groups) >= maxLeakGroups {
-		key = leakKey{pid: row.PID}
-		if g := t.groups[key]; g != nil {
+	if len(t.groups) >= maxGroups {
+		k = key{pid: row.PID, state: row.New}
+		if g := t.groups[k]; g != nil {
 			return g
 		}
-		if t.folds == maxLeakFolds {
+		if t.folds == maxFolds {
 			return nil
 		}
 		t.folds++
 	}
-	g := &LeakGroup{rule: &t.rule, stride: 1}
-	t.groups[key] = g
+	g := &Group{rule: &t.rule, stride: 1}
+	t.groups[k] = g
 	return g
 }
 
-func (t *LeakTable) key(row *tcp.Event) (k leakKey) {
+func (t *Table) key(row *tcp.Event, state tcp.State) key {
+	k := key{state: state}
 	switch t.rule.By {
 	case ByPID:
 		k.pid = row.PID
@@ -282,165 +240,16 @@ func (t *LeakTable) key(row *tcp.Event) (k leakKey) {
 	return k
 }
 
-func (k *leakKey) setRemote(remote netip.AddrPort) {
+func (k *key) setRemote(remote netip.AddrPort) {
 	k.raddr, k.rport = remote.Addr().As16(), remote.Port()
 }
 
 // number gives a name a number. Past the bound names share one.
-func (t *LeakTable) number(name string) uint32 {
+func (t *Table) number(name string) uint32 {
 	n, known := t.texts[name]
-	if !known && len(t.texts) < maxLeakGroups {
+	if !known && len(t.texts) < maxGroups {
 		n = uint32(len(t.texts) + 1)
 		t.texts[name] = n
 	}
 	return n
-}
-
-// remoteEnd is what a user calls the other end: the service of a client, and the
-// host, not the port of the moment, of whoever came to a server.
-func remoteEnd(row *tcp.Event) netip.AddrPort {
-	if row.Role == tcp.Server || row.Role == "" && row.Local.Port() < row.Remote.Port() {
-		return netip.AddrPortFrom(row.Remote.Addr(), 0)
-	}
-	return row.Remote
-}
-
-// describe keeps of what the group says what holds for this row too.
-func (g *LeakGroup) describe(row *tcp.Event) {
-	remote := remoteEnd(row)
-	if g.Count == 0 {
-		g.PID, g.Comm, g.UID, g.Container, g.Cgroup = row.PID, row.Comm, row.UID, row.ContainerID, row.Cgroup
-		g.Role, g.NetNS, g.Remote, g.LocalPort = row.Role, row.NetNS, remote, row.Local.Port()
-		return
-	}
-	same(&g.PID, row.PID, 0)
-	same(&g.Comm, row.Comm, "")
-	same(&g.UID, row.UID, tcp.NoUID)
-	same(&g.Container, row.ContainerID, "")
-	same(&g.Cgroup, row.Cgroup, "")
-	same(&g.Role, row.Role, "")
-	same(&g.NetNS, row.NetNS, 0)
-	same(&g.LocalPort, row.Local.Port(), 0)
-	if g.Remote != remote {
-		if g.Remote.Addr() != remote.Addr() {
-			g.Remote = netip.AddrPort{}
-		} else {
-			g.Remote = netip.AddrPortFrom(remote.Addr(), 0)
-		}
-	}
-}
-
-func same[T comparable](all *T, one, several T) {
-	if *all != one {
-		*all = several
-	}
-}
-
-// measure counts a row.
-func (g *LeakGroup) measure(row *tcp.Event) {
-	g.Count++
-	if row.Duration > g.Oldest {
-		g.Oldest, g.AtLeast = row.Duration, row.DurationKind == tcp.AtLeast
-	}
-	g.sample(row.Duration)
-	g.addFD(row.FD)
-	g.addStack(row)
-	// Those that were in the group when the judgement began. The row is younger
-	// than the refresh by the time that reading took; a socket that is missed for
-	// it makes no difference.
-	if since := row.BootNS - min(row.Duration, row.BootNS); since+g.rule.OlderThan <= g.watch.base {
-		g.Stayed++
-	}
-	if !row.HasQueues || g.rule.NoQueues {
-		return
-	}
-	if row.TxQueue > 0 {
-		g.Sending++
-	}
-	switch fin := finArrived(g.rule.State); {
-	case row.RxQueue > fin:
-		g.Data++
-		g.Unread += uint64(row.RxQueue - fin)
-	case row.RxQueue == 0:
-		g.Read++
-	default:
-		g.FinUnread++
-	}
-}
-
-// finArrived is what the peer's FIN adds to the unread bytes as the kernel counts
-// them, rcv_nxt - copied_seq: it takes one place in the sequence.
-func finArrived(s tcp.State) uint32 {
-	if s == tcp.CloseWait || s == tcp.LastAck || s == tcp.Closing {
-		return 1
-	}
-	return 0
-}
-
-// sample keeps every stride-th age. Rows come in the order of a hash table, which
-// has nothing to do with age, so these are an even sample.
-func (g *LeakGroup) sample(age uint64) {
-	if (g.Count-1)%g.stride != 0 {
-		return
-	}
-	if len(g.ages) == maxLeakAges {
-		for i := range maxLeakAges / 2 {
-			g.ages[i] = g.ages[2*i]
-		}
-		g.ages = g.ages[:maxLeakAges/2]
-		g.stride *= 2
-		if (g.Count-1)%g.stride != 0 {
-			return
-		}
-	}
-	g.ages = append(g.ages, age)
-}
-
-func (g *LeakGroup) addFD(fd int32) {
-	if fd == tcp.NoFD || len(g.FDs) == maxLeakFDs && fd >= g.FDs[maxLeakFDs-1] {
-		return
-	}
-	at, known := slices.BinarySearch(g.FDs, fd)
-	if known {
-		return
-	}
-	if len(g.FDs) == maxLeakFDs {
-		g.FDs = g.FDs[:maxLeakFDs-1]
-	}
-	g.FDs = slices.Insert(g.FDs, at, fd)
-}
-
-func (g *LeakGroup) addStack(row *tcp.Event) {
-	if row.Stack == 0 {
-		return
-	}
-	for i := range g.Stacks {
-		if g.Stacks[i].ID == row.Stack && g.Stacks[i].PID == row.PID {
-			g.Stacks[i].Count++
-			return
-		}
-	}
-	if len(g.Stacks) < maxLeakStacks {
-		g.Stacks = append(g.Stacks, LeakStack{row.Stack, row.PID, 1})
-	}
-}
-
-// finish computes what needs all rows of the refresh, and judges.
-func (g *LeakGroup) finish(now uint64) {
-	slices.Sort(g.ages)
-	g.Median = g.ages[len(g.ages)/2]
-	slices.SortStableFunc(g.Stacks, func(a, b LeakStack) int { return cmp.Compare(b.Count, a.Count) })
-	w := &g.watch
-	w.seen = now
-	if w.first == 0 {
-		*w = leakWatch{first: now, seen: now, firstCount: g.Count, base: now, baseCount: g.Count, span: minLeakWatch}
-		g.Stayed = g.Count
-	}
-	g.Watched, g.Reset = now-w.first, w.reset
-	g.Stayed += w.resetBase
-	if g.Watched >= minLeakWatch {
-		g.GrowthKnown = true
-		g.Growth = float64(g.Count+w.reset-w.firstCount) / (float64(g.Watched) / 60e9)
-	}
-	g.judge(now)
 }

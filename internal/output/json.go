@@ -9,7 +9,7 @@ import (
 )
 
 // JSON writes one object per line: the recording format, whose fields are
-// described in the manual. NewReader reads it back.
+// described in the manual. Package recording reads it back.
 //
 // The fields stand in the code as they stand in a line, without the table that the
 // other writers share: a walk over the table took twice as long.
@@ -144,7 +144,7 @@ func appendMeasures(b []byte, e *tcp.Event) []byte {
 }
 
 // appendWord appends a word of our own, such as a state, and the quote that ends it.
-// NewReader takes no others.
+// Package recording takes no others.
 func appendWord(b []byte, word string) []byte { return append(append(b, word...), '"') }
 
 // appendText appends what may hold anything, and the quote that ends it.

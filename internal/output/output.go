@@ -1,12 +1,12 @@
-// Package output writes events as aligned columns, CSV or JSON lines, and reads
-// the JSON lines back. One table of columns stands behind the three writers: see
-// columns.go. Screen redraws lines in place for live views. Nothing here asks the
-// system anything: what is printed is what it is given.
+// Package output writes events and reports about leaks as aligned columns, CSV or JSON
+// lines. Behind columns and CSV stands one machinery, see table.go; the names of the
+// fields are those of JSON. Nothing here asks the system anything: what is printed is
+// what it is given.
 //
 // Process names, cgroup paths and replayed files are hostile input. No writer
 // passes on a character that a terminal would act on.
 //
-// The writers allocate nothing per event. None is safe for concurrent use.
+// The writers of events allocate nothing per event. None is safe for concurrent use.
 package output
 
 import (
@@ -19,9 +19,9 @@ import (
 // Options says which columns are shown by Columns and CSV.
 type Options struct {
 	Time     bool   // TIME: local wall clock, HH:MM:SS
-	Since    bool   // TIME(s): seconds since Start
+	Since    bool   // SECONDS since Start
 	Start    uint64 // CLOCK_BOOTTIME in ns; 0: that of the first event
-	Wide     bool   // room for IPv6 addresses and whole process names; adds IP, the version
+	Wide     bool   // room for IPv6 addresses and whole process names; adds FAMILY
 	Extended bool   // adds everything else that is known of the socket
 	Sockets  bool   // rows are sockets as they are, not transitions
 }

@@ -3,8 +3,10 @@ package output
 import (
 	"bytes"
 	"encoding/csv"
+	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"math"
 	"net/netip"
 	"slices"
@@ -91,7 +93,7 @@ func TestJSON(t *testing.T) {
 func TestColumns(t *testing.T) {
 	escape := closed
 	escape.Comm = "\x1b[2Jünïcode!"
-	compare(t, lines(t, asColumns(Options{}), closed, listening, lost, escape), `PID     COMM       LADDR           LPORT RADDR           RPORT OLDSTATE    -> NEWSTATE              MS REASON
+	compare(t, lines(t, asColumns(Options{}), closed, listening, lost, escape), `PID     COMM       LADDR           LPORT RADDR           RPORT OLD_STATE   -> NEW_STATE    DURATION_MS REASON
 4711    curl       10.0.0.7        43210 192.0.2.80      443   ESTABLISHED -> CLOSE             12.000 rst_received
 -       -          ::              80    ::              0     -           -> LISTEN      >=185000.000 -
 # lost 17 events (ring\nbuffer)
@@ -101,18 +103,18 @@ func TestColumns(t *testing.T) {
 
 func TestColumnsWideExtended(t *testing.T) {
 	utc(t)
-	compare(t, lines(t, asColumns(Options{Time: true, Since: true, Wide: true, Extended: true}), closed, listening), `TIME     TIME(s)      PID     COMM             IP LADDR                                   LPORT RADDR                                   RPORT OLDSTATE    -> NEWSTATE              MS REASON            COOKIE           NETNS      DEVICE PROTO ROLE     OWNER     HOLDER FD   UID    ERRNO            RX     TX BYTES_SENT BYTES_RECV RETRANS SRTT_US SKADDR             CONTAINER    CGROUP
-11:06:40 0.000000     4711    curl             4  10.0.0.7                                43210 192.0.2.80                              443   ESTABLISHED -> CLOSE             12.000 rst_received      beef             4026531840 -      tcp   client   connect   -      5    1000   ECONNRESET        6      7 18446744073709551615          2       3     250 0xffff888012345678 0123456789ab /system.slice/docker-0123.scope
-11:06:41 0.067890     -       -                6  ::                                      80    ::                                      0     -           -> LISTEN      >=185000.000 -                 -                -          -      mptcp listener -         -      -    -      -                 -      -          -          -       -       - -                  -            -
+	compare(t, lines(t, asColumns(Options{Time: true, Since: true, Wide: true, Extended: true}), closed, listening), `TIME     SECONDS      PID     COMM             FAMILY LADDR                                   LPORT RADDR                                   RPORT OLD_STATE   -> NEW_STATE    DURATION_MS REASON            BOOT_NS          COOKIE           NETNS      DEVICE PROTOCOL ROLE     OWNER_SOURCE HOLDER FD   UID    ERRNO        RX_QUEUE TX_QUEUE  DROPS BYTES_SENT BYTES_RECEIVED RETRANSMITS SRTT_US SKADDR             CONTAINER_ID CGROUP
+11:06:40 0.000000     4711    curl             ipv4   10.0.0.7                                43210 192.0.2.80                              443   ESTABLISHED -> CLOSE             12.000 rst_received      98765432109876   beef             4026531840 -      tcp      client   connect      -      5    1000   ECONNRESET          6        7      - 18446744073709551615              2           3     250 0xffff888012345678 0123456789ab /system.slice/docker-0123.scope
+11:06:41 0.067890     -       -                ipv6   ::                                      80    ::                                      0     -           -> LISTEN      >=185000.000 -                 98765500000000   -                -          -      mptcp    listener -            -      -    -      -                   -        -      -          -              -           -       - -                  -            -
 `)
 }
 
 func TestColumnsSockets(t *testing.T) {
 	queued := closed
 	queued.Kind, queued.Old, queued.New = tcp.Socket, 0, tcp.CloseWait
-	compare(t, lines(t, asColumns(Options{Sockets: true}), queued, listening), `STATE       RECV-Q SEND-Q LOCAL                 REMOTE                PID     COMM       FD   AGE       NETNS
-CLOSE_WAIT       6      7 10.0.0.7:43210        192.0.2.80:443        4711    curl       5    0.012s    4026531840
-LISTEN           -      - [::]:80               [::]:*                -       -          -    >=3m05s   -
+	compare(t, lines(t, asColumns(Options{Sockets: true}), queued, listening), `STATE       RX_QUEUE TX_QUEUE LOCAL                 REMOTE                PID     COMM       FD   AGE       NETNS
+CLOSE_WAIT         6        7 10.0.0.7:43210        192.0.2.80:443        4711    curl       5    0.012s    4026531840
+LISTEN             -        - [::]:80               [::]:*                -       -          -    >=3m05s   -
 `)
 }
 
@@ -120,14 +122,14 @@ func TestCSV(t *testing.T) {
 	utc(t)
 	quoted := closed
 	quoted.Comm = " a,\"b\"\n"
-	compare(t, lines(t, asCSV(Options{Time: true, Since: true}), closed, quoted, listening, lost), `TYPE,TIME,TIME(s),PID,COMM,LADDR,LPORT,RADDR,RPORT,OLDSTATE,NEWSTATE,MS,MS_KIND,REASON,LOST,WHERE
+	compare(t, lines(t, asCSV(Options{Time: true, Since: true}), closed, quoted, listening, lost), `TYPE,TIME,SECONDS,PID,COMM,LADDR,LPORT,RADDR,RPORT,OLD_STATE,NEW_STATE,DURATION_MS,DURATION_KIND,REASON,EVENTS,WHERE
 transition,11:06:40,0.000000000,4711,curl,10.0.0.7,43210,192.0.2.80,443,ESTABLISHED,CLOSE,12.000345,exact,rst_received,,
 transition,11:06:40,0.000000000,4711," a,""b""\n",10.0.0.7,43210,192.0.2.80,443,ESTABLISHED,CLOSE,12.000345,exact,rst_received,,
 socket,11:06:41,0.067890124,,,::,80,::,0,,LISTEN,185000.000000,at_least,,,
 lost,11:06:42,0.167890124,,,,,,,,,,,,17,ring\nbuffer
 `)
-	compare(t, lines(t, asCSV(Options{Sockets: true}), listening), `TYPE,STATE,RECV-Q,SEND-Q,LOCAL,REMOTE,PID,COMM,FD,MS,MS_KIND,NETNS,LOST,WHERE
-socket,LISTEN,,,[::]:80,[::]:*,,,,185000.000000,at_least,,,
+	compare(t, lines(t, asCSV(Options{Sockets: true}), listening), `TYPE,STATE,RX_QUEUE,TX_QUEUE,LADDR,LPORT,RADDR,RPORT,PID,COMM,FD,DURATION_MS,DURATION_KIND,NETNS,EVENTS,WHERE
+socket,LISTEN,,,::,80,::,0,,,,185000.000000,at_least,,,
 `)
 }
 
@@ -136,6 +138,25 @@ func utc(t *testing.T) {
 	zone := time.Local
 	time.Local = time.UTC
 	t.Cleanup(func() { time.Local = zone })
+}
+
+// JSON, columns and CSV call a field by one name.
+func TestFieldNames(t *testing.T) {
+	full, gap := closed, lost
+	full.Device, full.Holder, full.HasDrops = 2, tcp.Held, true
+	written := map[string]bool{}
+	for line := range strings.Lines(lines(t, asJSON, full, listening, gap)) {
+		var object map[string]any
+		if err := json.Unmarshal([]byte(line), &object); err != nil {
+			t.Fatal(err)
+		}
+		for name := range object {
+			written[name] = true
+		}
+	}
+	if got, want := slices.Sorted(slices.Values(Fields())), slices.Sorted(maps.Keys(written)); !slices.Equal(got, want) {
+		t.Errorf("the table has %v\nJSON has %v", got, want)
+	}
 }
 
 // Names that a process can give itself, and what is made of them.
@@ -156,7 +177,7 @@ func TestHostileNames(t *testing.T) {
 		e := closed
 		e.Comm = test.comm
 		line := strings.SplitAfter(lines(t, asColumns(Options{Wide: true}), e), "\n")[1]
-		if name := strings.TrimRight(line[len("4711    "):strings.Index(line, " 4  10.0")], " "); name != test.column {
+		if name := strings.TrimRight(line[len("4711    "):strings.Index(line, " ipv4   10.0")], " "); name != test.column {
 			t.Errorf("column of %q: %s, want %s", test.comm, name, test.column)
 		}
 		if got := lines(t, asJSON, e); !strings.Contains(got, `"comm":`+test.json+`,`) {
@@ -183,7 +204,7 @@ func TestCut(t *testing.T) {
 }
 
 func TestTimes(t *testing.T) {
-	p := newPen(1_000_000_000, 3, ">=")
+	p := newFormatter(1_000_000_000, 3, ">=")
 	for _, test := range []struct {
 		e          tcp.Event
 		s, ms, age string

@@ -159,6 +159,9 @@ type Event struct {
 	Cgroup      string // cgroup v2 path, raw; filled in by enrich
 	ContainerID string // filled in by enrich
 
+	Unaccepted bool // the socket is in an accept queue: no process has it yet
+	Acked      bool // half-open: the peer has completed the handshake; it waits for us
+
 	Stack uint32 // names the code that opened the socket, see probe.Stack; 0: not kept
 
 	HasCounters   bool // the next four apply

@@ -25,7 +25,7 @@ var rooms = map[string][]string{
 	"internal/enrich":    {"internal/tcp"},
 	"internal/pipeline":  {"internal/tcp", "internal/enrich"},
 	"internal/leak":      {"internal/tcp", "internal/pipeline", "internal/enrich", "internal/symbolize"},
-	"internal/output":    {"internal/tcp", "internal/leak"},
+	"internal/output":    {"internal/tcp", "internal/leak", "internal/symbolize"},
 	"cmd/tcptrace": {"internal/tcp", "internal/terminal", "internal/symbolize", "internal/probe",
 		"internal/recording", "internal/enrich", "internal/pipeline", "internal/leak", "internal/output"},
 }

@@ -7,17 +7,17 @@ import (
 	"github.com/tcptrace/tcptrace/internal/tcp"
 )
 
-// pen writes the times of an event: the columns that depend on more than the
+// formatter writes the times of an event: the columns that depend on more than the
 // event, because writers differ in precision and count from a start.
-type pen struct {
+type formatter struct {
 	local   clock
 	start   uint64 // CLOCK_BOOTTIME in ns that seconds counts from; 0: not known yet
 	digits  int    // decimals of a millisecond, 3 or 6; what is smaller is cut off
 	atLeast string // put before a duration that is only a lower bound
 }
 
-func newPen(start uint64, digits int, atLeast string) *pen {
-	return &pen{
+func newFormatter(start uint64, digits int, atLeast string) *formatter {
+	return &formatter{
 		local: clock{layout: "15:04:05", zone: time.Local},
 		start: start, digits: digits, atLeast: atLeast,
 	}
@@ -40,39 +40,39 @@ func (c *clock) append(b []byte, t time.Time) []byte {
 	return append(b, c.text...)
 }
 
-func (p *pen) wallClock(b []byte, e *tcp.Event) []byte {
-	return p.local.append(b, time.Unix(0, e.Time))
+func (f *formatter) wallClock(b []byte, e *tcp.Event) []byte {
+	return f.local.append(b, time.Unix(0, e.Time))
 }
 
 // seconds is negative for an event that happened just before the first that was
 // read: events of different CPUs may arrive out of order.
-func (p *pen) seconds(b []byte, e *tcp.Event) []byte {
-	if p.start == 0 {
-		p.start = e.BootNS
+func (f *formatter) seconds(b []byte, e *tcp.Event) []byte {
+	if f.start == 0 {
+		f.start = e.BootNS
 	}
-	since := e.BootNS - p.start
-	if e.BootNS < p.start {
-		b, since = append(b, '-'), p.start-e.BootNS
+	since := e.BootNS - f.start
+	if e.BootNS < f.start {
+		b, since = append(b, '-'), f.start-e.BootNS
 	}
-	return appendFixed(b, since, 9, p.digits+3)
+	return appendFixed(b, since, 9, f.digits+3)
 }
 
-func (p *pen) milliseconds(b []byte, e *tcp.Event) []byte {
+func (f *formatter) milliseconds(b []byte, e *tcp.Event) []byte {
 	switch e.DurationKind {
 	case tcp.AtLeast:
-		b = append(b, p.atLeast...)
+		b = append(b, f.atLeast...)
 	case tcp.Exact:
 	default:
 		return b
 	}
-	return appendFixed(b, e.Duration, 6, p.digits)
+	return appendFixed(b, e.Duration, 6, f.digits)
 }
 
 // age is a duration for the eye: 1.234s, 5m06s, 3h04m, 2d03h.
-func (p *pen) age(b []byte, e *tcp.Event) []byte {
+func (f *formatter) age(b []byte, e *tcp.Event) []byte {
 	switch e.DurationKind {
 	case tcp.AtLeast:
-		b = append(b, p.atLeast...)
+		b = append(b, f.atLeast...)
 	case tcp.Exact:
 	default:
 		return b
