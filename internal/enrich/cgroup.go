@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 
@@ -17,9 +18,10 @@ import (
 
 // mount is the cgroup v2 tree as this process sees it.
 type mount struct {
-	at   string // where it is mounted
-	root string // the cgroup that is mounted there, "" for the root
-	real bool   // a cgroup2 file system, not a copy: an id can be opened
+	at   string   // where it is mounted, "" where it is not
+	root string   // the cgroup that is mounted there, "" for the root
+	real bool     // a cgroup2 file system, not a copy: an id can be opened
+	tree *os.File // the whole tree, mounted nowhere; nil unless mountAll made it
 }
 
 // parseMounts reads /proc/PID/mountinfo, see proc_pid_mountinfo(5). It returns
@@ -54,59 +56,62 @@ func unescape(s string) string {
 	return s
 }
 
-// open finds a cgroup by its id: kernfs takes the id as a file handle, and an
-// open file tells its path. It needs CAP_DAC_READ_SEARCH; ESTALE says that the
-// cgroup no longer exists.
-func (m mount) open(id uint64) (string, error) {
-	const fileidKernfs = 0xfe // include/linux/exportfs.h
+// initialCgroup is what the link ns/cgroup of a process in the initial cgroup
+// namespace says: PROC_CGROUP_INIT_INO in include/linux/proc_ns.h, since 4.6.
+const initialCgroup = "cgroup:[4026531835]"
 
-	if !m.real {
-		return "", errors.ErrUnsupported
-	}
-	root, err := os.Open(m.at)
-	if err != nil {
-		return "", err
-	}
-	defer root.Close()
-	handle := unix.NewFileHandle(fileidKernfs, binary.NativeEndian.AppendUint64(nil, id))
-	fd, err := unix.OpenByHandleAt(int(root.Fd()), handle, unix.O_PATH|unix.O_CLOEXEC)
-	if err != nil {
-		return "", fmt.Errorf("open cgroup %d below %s: %w", id, m.at, err)
-	}
-	defer unix.Close(fd)
-	// Our own descriptor: this is the live /proc, whatever procRoot is.
-	link, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
-	if err != nil {
-		return "", err
-	}
-	path, below := strings.CutPrefix(strings.TrimSuffix(link, " (deleted)"), m.at)
-	if !below {
-		return "", fmt.Errorf("cgroup %d lies outside %s: %w", id, m.at, unix.ESTALE)
-	}
-	return m.path(path), nil
+// isPrivate reports whether this process is in a cgroup namespace of its own. What
+// it mounts and reads in /proc/PID/cgroup begins at the root of that namespace:
+// its own container is "/", all others are above it.
+func isPrivate(procRoot string) bool {
+	ns, err := os.Readlink(filepath.Join(procRoot, "self/ns/cgroup"))
+	return err == nil && ns != initialCgroup
 }
 
-// walk calls found for each cgroup of the tree, at most limit times: the id of a
-// cgroup is the inode number of its directory. What cannot be read is left out.
-func (m mount) walk(limit int, found func(id uint64, path string)) {
-	_ = filepath.WalkDir(m.at, func(name string, entry fs.DirEntry, err error) error {
-		if err != nil || !entry.IsDir() {
-			return nil // removed meanwhile, or one of the files that each cgroup has
-		}
-		var st unix.Stat_t
-		if unix.Lstat(name, &st) == nil {
-			found(st.Ino, m.path(strings.TrimPrefix(name, m.at)))
-		}
-		if limit--; limit <= 0 {
-			return fs.SkipAll
-		}
-		return nil
-	})
+// mountAll mounts the tree as the initial cgroup namespace sees it, which is that
+// of process 1 where procRoot is the host's. The mount is not attached to any
+// directory and goes when it is closed. It needs CAP_SYS_ADMIN.
+func mountAll(procRoot string) (*os.File, error) {
+	target, err := os.Open(filepath.Join(procRoot, "1/ns/cgroup"))
+	if err != nil {
+		return nil, fmt.Errorf("open the cgroup namespace of the host: %w", err)
+	}
+	defer target.Close()
+	type result struct {
+		tree *os.File
+		err  error
+	}
+	done := make(chan result)
+	go func() {
+		// The thread ends with this goroutine, because it stays locked. So it need
+		// not be brought back.
+		runtime.LockOSThread()
+		tree, err := mountFrom(target)
+		done <- result{tree, err}
+	}()
+	r := <-done
+	return r.tree, r.err
 }
 
-func (m mount) path(below string) string {
-	if p := m.root + below; p != "" {
-		return p
+func mountFrom(namespace *os.File) (*os.File, error) {
+	// A namespace is of the file system, and so shared, until it is unshared.
+	if err := unix.Setns(int(namespace.Fd()), unix.CLONE_NEWCGROUP); err != nil {
+		return nil, fmt.Errorf("enter the cgroup namespace of the host: %w", err)
 	}
-	return "/"
+	if ns, err := os.Readlink("/proc/thread-self/ns/cgroup"); err != nil || ns != initialCgroup {
+		return nil, fmt.Errorf("process 1 is in the cgroup namespace %s, which is not the initial one", ns)
+	}
+	config, err := unix.Fsopen("cgroup2", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("open a cgroup2 file system: %w", err)
+	}
+	defer unix.Close(config)
+	if err := unix.FsconfigCreate(config); err != nil {
+		return nil, fmt.Errorf("create a cgroup2 mount: %w", err)
+	}
+	tree, err := unix.Fsmount(config, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY)
+	if err != nil {
+		return nil, fmt.Errorf("mount cgroup2: %w", err)
+	}
+	return os.NewFile(uintptr(tree), "cgroup2"), nil
 }

@@ -21,56 +21,6 @@ const (
 	sec = 1e9
 )
 
-func TestContainerID(t *testing.T) {
-	pod := "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod2d3da189_6407_48e3_9ab6_78188d75e609.slice"
-	tests := map[string]string{
-		"/docker/" + id1:                         id1,
-		"/" + id1:                                id1, // docker of Debian 8
-		"/system.slice/docker-" + id1 + ".scope": id1,
-		"/system.slice/docker-" + id1 + ".scope/init.scope":                        id1,
-		"/user.slice/user-1000.slice/user@1000.service/docker.slice/docker-" + id1: id1,
-		"/system.slice/nerdctl-" + id1 + ".scope":                                  id1,
-		"/default/" + id1:                         id1, // nerdctl, cgroupfs driver
-		pod + "/cri-containerd-" + id1 + ".scope": id1,
-		pod + "/crio-" + id1 + ".scope/container": id1,
-		pod + "/crio-conmon-" + id1 + ".scope":    "",
-		pod + "/docker-" + id1 + ".scope":         id1,
-		pod:                                       "",
-		"/kubepods/burstable/pod2d3da189-6407-48e3-9ab6-78188d75e609/" + id1:              id1,
-		"/kubepods/besteffort/pod2d3da189-6407-48e3-9ab6-78188d75e609/crio-" + id1:        id1,
-		"/kubepods/besteffort/pod2d3da189-6407-48e3-9ab6-78188d75e609":                    "",
-		"/system.slice/containerd.service/kubepods-pod87a1.slice:cri-containerd:" + id1:   id1,
-		"/machine.slice/libpod-" + id1 + ".scope/container":                               id1,
-		"/machine.slice/libpod-conmon-" + id1 + ".scope":                                  "",
-		"/libpod_parent/libpod-" + id1 + "/supervisor":                                    id1,
-		"/docker/" + id1 + "/kubelet.slice/kubelet-x.slice/cri-containerd-" + id2:         id2, // kind
-		"/docker/" + id1 + "/docker/" + id2:                                               id2,
-		"/ecs/2e79c6e9a0c74e1ab6f0d2e5b1f4c3d2/2e79c6e9a0c74e1ab6f0d2e5b1f4c3d2-12345678": "2e79c6e9a0c74e1ab6f0d2e5b1f4c3d2-12345678",
-		"/ecs/55091c13-b8cf-4801-b527-f4601742204d/" + id1:                                id1,
-		"/lxc.payload.web/system.slice/nginx.service":                                     "web",
-		"/lxc.payload.web/system.slice/docker-" + id1 + ".scope":                          id1,
-		"/lxc/web/system.slice":                                                           "web",
-		"/lxc.monitor.web":                                                                "",
-		"/machine.slice/systemd-nspawn@web.service/payload":                               "",
-		"/machine.slice/machine-qemu\\x2d1\\x2dvm.scope":                                  "",
-		"/system.slice/nginx.service":                                                     "",
-		"/user.slice/user-1000.slice/session-3.scope":                                     "",
-		"/x" + id1:                                 "", // 65 digits or no boundary: no id
-		"/a/" + id1 + "0":                          "",
-		"/a/" + strings.ToUpper(id1):               "",
-		"/jobs/bb9e9b8067ecebe234c81c2fb98feebf":   "", // 32 digits alone are anything
-		"/jobs/bb9e9b8067ecebe234c81c2fb98feebf-x": "",
-		"/":   "",
-		"":    "",
-		"//-": "",
-	}
-	for path, want := range tests {
-		if got := containerID(path); got != want {
-			t.Errorf("containerID(%q) = %q, want %q", path, got, want)
-		}
-	}
-}
-
 func TestParseMounts(t *testing.T) {
 	tests := []struct {
 		name, text string

@@ -67,13 +67,47 @@ func (p Proc) Dir(pid uint32) (string, error) {
 	return filepath.Join(p.root, strconv.FormatUint(uint64(pid), 10)), nil
 }
 
+// maxThreads is how many threads Live looks at. A thread that has ended goes at
+// once, the main thread alone stays.
+const maxThreads = 16
+
+// Live returns a directory like Dir that shows the memory and the files of the
+// process when its main thread has ended (pthread_exit in main): that of another
+// thread. That one has no map_files.
+func (p Proc) Live(pid uint32) (string, error) {
+	dir, err := p.Dir(pid)
+	if err != nil {
+		return "", err
+	}
+	if stat, err := p.Stat(pid); err != nil || !stat.Ended {
+		return dir, err
+	}
+	tasks, err := os.Open(filepath.Join(dir, "task"))
+	if err != nil {
+		return "", err
+	}
+	defer tasks.Close()
+	tids, _ := tasks.Readdirnames(maxThreads)
+	for _, tid := range tids {
+		task := filepath.Join(dir, "task", tid)
+		if stat, err := readFile(filepath.Join(task, "stat"), ParseStat); err == nil && !stat.Ended {
+			return task, nil
+		}
+	}
+	return "", fmt.Errorf("process %d has ended: %w", pid, os.ErrNotExist)
+}
+
 // Read opens a file of the process that an event names and has it parsed.
 func Read[T any](p Proc, pid uint32, file string, parse func(io.Reader) (T, error)) (v T, err error) {
 	dir, err := p.Dir(pid)
 	if err != nil {
 		return v, err
 	}
-	f, err := os.Open(filepath.Join(dir, file))
+	return readFile(filepath.Join(dir, file), parse)
+}
+
+func readFile[T any](name string, parse func(io.Reader) (T, error)) (v T, err error) {
+	f, err := os.Open(name)
 	if err != nil {
 		return v, err
 	}
@@ -87,6 +121,8 @@ type Stat struct {
 	Start        uint64    // when the process began, in ticks since the boot; see Tick
 	Exec         [2]uint64 // where execve() put its code and its stack
 	KernelThread bool
+	Ended        bool   // the main thread has; others may run on
+	Name         string // of the main thread, raw; execve() and prctl() change it
 }
 
 // Tick is the unit of Stat.Start in ns: USER_HZ is 100 on every architecture that
@@ -107,10 +143,12 @@ func ParseStat(r io.Reader) (s Stat, err error) {
 		return s, fmt.Errorf("read process status: %w", err)
 	}
 	// The name, field 2, may hold spaces and parentheses: count from its end.
-	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
-	if len(fields) < 26 {
+	open, end := strings.IndexByte(string(text), '('), strings.LastIndexByte(string(text), ')')
+	fields := strings.Fields(string(text[end+1:]))
+	if open < 0 || end < open || len(fields) < 26 {
 		return s, fmt.Errorf("parse process status %.40q: too few fields", text)
 	}
+	s.Name, s.Ended = string(text[open+1:end]), fields[0] == "Z" || fields[0] == "X"
 	for i, to := range map[int]*uint64{9: &flags, 22: &s.Start, 26: &s.Exec[0], 28: &s.Exec[1]} {
 		if *to, err = strconv.ParseUint(fields[i-3], 10, 64); err != nil {
 			return s, fmt.Errorf("parse process status %.40q: field %d: %w", text, i, err)

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tcptrace/tcptrace/internal/test/need"
 )
@@ -16,11 +17,11 @@ import (
 const statOf = "%d (a) b (c) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 %d 4096 1 18446744073709551615 11 12 13\n"
 
 func TestParseStat(t *testing.T) {
-	want := Stat{Start: 12345, Exec: [2]uint64{11, 13}}
+	want := Stat{Start: 12345, Exec: [2]uint64{11, 13}, Name: "a) b (c"}
 	if got, err := ParseStat(strings.NewReader(fmt.Sprintf(statOf, 7, 12345))); got != want || err != nil {
 		t.Errorf("got %+v, %v, want %+v", got, err, want)
 	}
-	for _, text := range []string{"", "7", "7 (x", "7 (x) S 1 2 3", "7 (x)" + strings.Repeat(" y", 30)} {
+	for _, text := range []string{"", "7", "7 (x", "7 x) S", ")(" + strings.Repeat(" 1", 30), "7 (x) S 1 2 3", "7 (x)" + strings.Repeat(" y", 30)} {
 		if got, err := ParseStat(strings.NewReader(text)); err == nil {
 			t.Errorf("ParseStat(%q) = %+v, want an error", text, got)
 		}
@@ -91,6 +92,58 @@ func writeFile(t *testing.T, name, text string) {
 	}
 }
 
+// TestLiveDir looks at a process whose main thread has ended, and at one that has.
+func TestLiveDir(t *testing.T) {
+	cmd := exec.Command("python3", "-c", `
+import ctypes, sys, threading
+threading.Thread(target=sys.stdin.read).start()
+print(flush=True)
+ctypes.CDLL(None).pthread_exit(None)`)
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stdout.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	p, pid := Open("/proc"), uint32(cmd.Process.Pid)
+	for stat := (Stat{}); !stat.Ended; time.Sleep(time.Millisecond) {
+		if stat, err = p.Stat(pid); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dir, err := p.Live(pid)
+	if err != nil || !strings.HasPrefix(dir, fmt.Sprintf("/proc/%d/task/", pid)) {
+		t.Errorf("the main thread has ended: got %q, %v", dir, err)
+	}
+	if maps, err := os.ReadFile(dir + "/maps"); len(maps) == 0 {
+		t.Errorf("%s/maps is empty: %v", dir, err)
+	}
+	stdin.Close()
+	for {
+		tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+		if err != nil || len(tasks) < 2 {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if dir, err := p.Live(pid); err == nil { // a zombie until Wait
+		t.Errorf("the process has ended: got %q", dir)
+	}
+	cmd.Wait()
+	me := uint32(os.Getpid())
+	if dir, err := p.Live(me); dir != fmt.Sprintf("/proc/%d", me) || err != nil {
+		t.Errorf("this process: got %q, %v", dir, err)
+	}
+}
+
 // TestLiveNamespaces has this test look at real proc file systems: the host's, one
 // of a PID namespace, and each from the other side.
 func TestLiveNamespaces(t *testing.T) {
@@ -112,7 +165,7 @@ func TestLiveNamespaces(t *testing.T) {
 		{"a PID namespace with its /proc", []string{"unshare", "--pid", "--fork", "--mount-proc"}, "false"},
 		{"a PID namespace with the host's /proc", []string{"unshare", "--pid", "--fork"}, "true"},
 		{"the /proc of a namespace that we are not in", []string{"unshare", "--mount", "sh", "-c",
-			`unshare --pid --fork --kill-child sh -c 'mount -t proc proc /proc; sleep 10' & while [ -e /proc/$$ ]; do sleep 0.01; done; "$0" "$@"; kill $!`}, "false"},
+			`unshare --pid --fork --kill-child sh -c 'mount -t proc proc /proc; sleep 10' & while [ -e /proc/$$ ]; do sleep 0.01; done; "$0" "$@"; kill -KILL $!`}, "false"},
 	} {
 		args := append(test.command, exe, "-test.run=^TestLiveNamespaces$", "-test.v")
 		cmd := exec.Command(args[0], args[1:]...)
