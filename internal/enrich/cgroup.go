@@ -14,6 +14,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tcptrace/tcptrace/internal/procfs"
 )
 
 // mount is the cgroup v2 tree as this process sees it.
@@ -61,57 +63,138 @@ func unescape(s string) string {
 const initialCgroup = "cgroup:[4026531835]"
 
 // isPrivate reports whether this process is in a cgroup namespace of its own. What
-// it mounts and reads in /proc/PID/cgroup begins at the root of that namespace:
-// its own container is "/", all others are above it.
+// it mounts and what it reads in /proc/PID/cgroup begins at the root of that
+// namespace: its own container is "/", and all others lie outside.
 func isPrivate(procRoot string) bool {
 	ns, err := os.Readlink(filepath.Join(procRoot, "self/ns/cgroup"))
 	return err == nil && ns != initialCgroup
 }
 
-// mountAll mounts the tree as the initial cgroup namespace sees it, which is that
-// of process 1 where procRoot is the host's. The mount is not attached to any
-// directory and goes when it is closed. It needs CAP_SYS_ADMIN.
-func mountAll(procRoot string) (*os.File, error) {
-	target, err := os.Open(filepath.Join(procRoot, "1/ns/cgroup"))
+// mountAll mounts the cgroup v2 tree as the initial cgroup namespace sees it. The
+// kernel's own threads are in that. The mount is not attached to a directory and
+// goes when it is closed. It needs CAP_SYS_ADMIN.
+func mountAll(proc procfs.Proc) (*os.File, error) {
+	kthreadd, err := proc.Dir(procfs.Kthreadd)
 	if err != nil {
-		return nil, fmt.Errorf("open the cgroup namespace of the host: %w", err)
+		return nil, err
 	}
-	defer target.Close()
-	type result struct {
-		tree *os.File
-		err  error
+	host, err := os.Open(filepath.Join(kthreadd, "ns/cgroup"))
+	if err != nil {
+		return nil, fmt.Errorf("open the initial cgroup namespace: %w", err)
 	}
-	done := make(chan result)
+	defer host.Close()
+	var tree *os.File
+	done := make(chan error)
 	go func() {
-		// The thread ends with this goroutine, because it stays locked. So it need
-		// not be brought back.
-		runtime.LockOSThread()
-		tree, err := mountFrom(target)
-		done <- result{tree, err}
+		done <- inCgroupNamespace(host, func() (err error) {
+			tree, err = mountDetached()
+			return err
+		})
 	}()
-	r := <-done
-	return r.tree, r.err
+	return tree, <-done
 }
 
-func mountFrom(namespace *os.File) (*os.File, error) {
-	// A namespace is of the file system, and so shared, until it is unshared.
-	if err := unix.Setns(int(namespace.Fd()), unix.CLONE_NEWCGROUP); err != nil {
-		return nil, fmt.Errorf("enter the cgroup namespace of the host: %w", err)
+// inCgroupNamespace runs f in another cgroup namespace. It needs a goroutine of its
+// own, because a thread that cannot be brought back stays locked to it.
+func inCgroupNamespace(target *os.File, f func() error) error {
+	runtime.LockOSThread()
+	home, err := os.Open("/proc/thread-self/ns/cgroup")
+	if err != nil {
+		return fmt.Errorf("open own cgroup namespace: %w", err)
 	}
-	if ns, err := os.Readlink("/proc/thread-self/ns/cgroup"); err != nil || ns != initialCgroup {
-		return nil, fmt.Errorf("process 1 is in the cgroup namespace %s, which is not the initial one", ns)
+	defer home.Close()
+	if err := unix.Setns(int(target.Fd()), unix.CLONE_NEWCGROUP); err != nil {
+		return fmt.Errorf("enter the initial cgroup namespace: %w", err)
 	}
+	err = f()
+	if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWCGROUP); back != nil {
+		return errors.Join(err, fmt.Errorf("return to own cgroup namespace: %w", back))
+	}
+	runtime.UnlockOSThread()
+	return err
+}
+
+func mountDetached() (*os.File, error) {
 	config, err := unix.Fsopen("cgroup2", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("open a cgroup2 file system: %w", err)
 	}
 	defer unix.Close(config)
 	if err := unix.FsconfigCreate(config); err != nil {
-		return nil, fmt.Errorf("create a cgroup2 mount: %w", err)
+		return nil, fmt.Errorf("configure a cgroup2 file system: %w", err)
 	}
 	tree, err := unix.Fsmount(config, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY)
 	if err != nil {
-		return nil, fmt.Errorf("mount cgroup2: %w", err)
+		return nil, fmt.Errorf("mount a cgroup2 file system: %w", err)
 	}
-	return os.NewFile(uintptr(tree), "cgroup2"), nil
+	// open_by_handle_at(2) does not take the O_PATH descriptor that this one is.
+	defer unix.Close(tree)
+	return os.Open("/proc/self/fd/" + strconv.Itoa(tree))
+}
+
+// anchor opens what open_by_handle_at(2) takes for the mount.
+func (m mount) anchor() (file *os.File, done func(), err error) {
+	if m.tree != nil {
+		return m.tree, func() {}, nil
+	}
+	file, err = os.Open(m.at)
+	return file, func() { file.Close() }, err
+}
+
+// open finds a cgroup by its id: kernfs takes the id as a file handle, and an
+// open file tells its path. It needs CAP_DAC_READ_SEARCH; ESTALE says that the
+// cgroup no longer exists, or lies outside the mount.
+func (m mount) open(id uint64) (string, error) {
+	const fileidKernfs = 0xfe // include/linux/exportfs.h
+
+	if !m.real {
+		return "", errors.ErrUnsupported
+	}
+	root, done, err := m.anchor()
+	if err != nil {
+		return "", err
+	}
+	defer done()
+	handle := unix.NewFileHandle(fileidKernfs, binary.NativeEndian.AppendUint64(nil, id))
+	fd, err := unix.OpenByHandleAt(int(root.Fd()), handle, unix.O_PATH|unix.O_CLOEXEC)
+	if err != nil {
+		return "", fmt.Errorf("open cgroup %d below %s: %w", id, m.at, err)
+	}
+	defer unix.Close(fd)
+	// Our own descriptor: this is the live /proc, whatever procRoot is.
+	link, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
+	if err != nil {
+		return "", err
+	}
+	// Of a cgroup outside the mount, the kernel says "/" (prepend_path).
+	path, below := strings.CutPrefix(strings.TrimSuffix(link, " (deleted)"), m.at)
+	if !below {
+		return "", fmt.Errorf("cgroup %d lies outside %s: %w", id, m.at, unix.ESTALE)
+	}
+	return m.path(strings.TrimSuffix(path, "/")), nil
+}
+
+// walk calls found for each cgroup of the tree, at most limit times: the id of a
+// cgroup is the inode number of its directory. What cannot be read is left out.
+func (m mount) walk(limit int, found func(id uint64, path string)) {
+	_ = filepath.WalkDir(m.at, func(name string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.IsDir() {
+			return nil // removed meanwhile, or one of the files that each cgroup has
+		}
+		var st unix.Stat_t
+		if unix.Lstat(name, &st) == nil {
+			found(st.Ino, m.path(strings.TrimPrefix(name, m.at)))
+		}
+		if limit--; limit <= 0 {
+			return fs.SkipAll
+		}
+		return nil
+	})
+}
+
+func (m mount) path(below string) string {
+	if p := m.root + below; p != "" {
+		return p
+	}
+	return "/"
 }

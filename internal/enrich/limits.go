@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/tcptrace/tcptrace/internal/procfs"
 )
 
 // Files says how many files a process has open and how many it may.
@@ -17,11 +19,15 @@ type Files struct {
 	Limit uint64 // the soft RLIMIT_NOFILE; MaxUint64: none
 }
 
-// ReadFiles reads them below procRoot ("/proc"). Another user's process needs
-// CAP_SYS_PTRACE. It opens two files; before Linux 6.2 it also has to list every
-// descriptor.
+// ReadFiles reads them below procRoot ("/proc") for the process that an event
+// names. Where procRoot is of another PID namespace, the error is
+// procfs.ErrOtherNamespace. Another user's process needs CAP_SYS_PTRACE. It opens
+// three files; before Linux 6.2 it also has to list every descriptor.
 func ReadFiles(procRoot string, pid uint32) (Files, error) {
-	dir := filepath.Join(procRoot, strconv.FormatUint(uint64(pid), 10))
+	dir, err := procfs.Open(procRoot).Live(pid)
+	if err != nil {
+		return Files{}, fmt.Errorf("find process %d: %w", pid, err)
+	}
 	limits, err := os.Open(filepath.Join(dir, "limits"))
 	if err != nil {
 		return Files{}, fmt.Errorf("read the limits of process %d: %w", pid, err)

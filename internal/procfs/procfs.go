@@ -18,9 +18,9 @@ import (
 // says: PROC_PID_INIT_INO in include/linux/proc_ns.h, the same since Linux 3.8.
 const initialPID = "pid:[4026531836]"
 
-// kthreadd is the parent of the kernel's threads. It is process 2 of the initial
+// Kthreadd is the parent of the kernel's threads. It is process 2 of the initial
 // PID namespace (rest_init in init/main.c), and no other namespace has any.
-const kthreadd = 2
+const Kthreadd = 2
 
 // ErrOtherNamespace says that the numbers of a /proc are not those of events.
 var ErrOtherNamespace = errors.New("/proc belongs to another PID namespace than the process ids of events")
@@ -35,7 +35,7 @@ type Proc struct {
 // examined counts as one of another namespace.
 func Open(root string) Proc {
 	p := Proc{root: root, initial: true}
-	stat, err := p.Stat(kthreadd)
+	stat, err := p.Stat(Kthreadd)
 	p.initial = err == nil && stat.KernelThread || err != nil && isOurs(root)
 	return p
 }
