@@ -9,9 +9,9 @@ import (
 	"github.com/tcptrace/tcptrace/internal/tcp"
 )
 
-// ownerKey tells owners apart without a look at /proc. A pid alone would not do:
-// it is given again. What is left, a new process of the same name and cgroup
-// with the same pid, shows by its start time at the next check.
+// ownerKey tells owners apart without a look at /proc. A pid alone is not enough,
+// because the kernel gives it again. A new process with the same pid, name and
+// cgroup is found by its start time at the next check.
 type ownerKey struct {
 	pid    uint32
 	comm   string // as the event has it

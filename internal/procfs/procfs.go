@@ -115,8 +115,8 @@ func readFile[T any](name string, parse func(io.Reader) (T, error)) (v T, err er
 	return parse(f)
 }
 
-// Stat is what tells a process, and a program in it, from others that have the
-// same pid before or after it.
+// Stat distinguishes a process, and a program in it, from others that have the same
+// pid before it or after it.
 type Stat struct {
 	Start        uint64    // when the process began, in ticks since the boot; see Tick
 	Exec         [2]uint64 // where execve() put its code and its stack
