@@ -37,7 +37,7 @@ func (w *leakWatch) kill() error {
 	view.target = func(g *leak.LeakGroup, row *tcp.Event) {
 		all = append(all, victim{probe.TargetOf(row), g, row.PID, row.Comm, row.FD})
 	}
-	if err := w.refresh(bootNow(), w.rows); err != nil {
+	if err := w.refresh(w.probe.Now(), w.rows); err != nil {
 		return err
 	}
 	if err := w.show(); err != nil {

@@ -12,8 +12,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/tcptrace/tcptrace/internal/probe"
 	"github.com/tcptrace/tcptrace/internal/tcp"
 	"github.com/tcptrace/tcptrace/internal/terminal"
@@ -35,7 +33,7 @@ func (w *leakWatch) live() error {
 		return err
 	}
 	defer p.Close()
-	w.probe = p
+	w.probe, w.where = p, w.env.place()
 	if !w.cmd.quiet() {
 		for _, sentence := range p.Limitations() {
 			fmt.Fprintf(w.env.stderr, "tcptrace: %s\n", sentence)
@@ -70,10 +68,10 @@ func (w *leakWatch) openScreen() (err error) {
 // watch refreshes until the time is up, the user leaves, or nobody reads.
 func (w *leakWatch) watch(ctx context.Context) error {
 	started := time.Now()
-	w.view = w.newView(bootNow())
+	w.view = w.newView(w.probe.Now())
 	for {
 		begun := time.Now()
-		if err := w.refresh(bootNow(), w.rows); err != nil {
+		if err := w.refresh(w.probe.Now(), w.rows); err != nil {
 			return err
 		}
 		limit := time.Duration(w.cmd.Duration)
@@ -195,12 +193,4 @@ func wrapped(text string, width int) string {
 		b.WriteString(line)
 	}
 	return b.String()
-}
-
-func bootNow() uint64 {
-	var t unix.Timespec
-	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &t) != nil {
-		return 0 // cannot fail: the clock exists since 2.6.39
-	}
-	return uint64(t.Nano())
 }

@@ -2,6 +2,7 @@ package enrich
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -72,8 +73,12 @@ func isPrivate(procRoot string) bool {
 
 // mountAll mounts the cgroup v2 tree as the initial cgroup namespace sees it. The
 // kernel's own threads are in that. The mount is not attached to a directory and
-// goes when it is closed. It needs CAP_SYS_ADMIN.
+// goes when it is closed. It needs CAP_SYS_ADMIN. Where nobody has mounted cgroup v2
+// yet, the first mount would change what /proc/PID/cgroup says, so there it fails.
 func mountAll(proc procfs.Proc) (*os.File, error) {
+	if !usesCgroup2(proc.Root()) {
+		return nil, errors.New("cgroup v2 is not in use")
+	}
 	kthreadd, err := proc.Dir(procfs.Kthreadd)
 	if err != nil {
 		return nil, err
@@ -92,6 +97,12 @@ func mountAll(proc procfs.Proc) (*os.File, error) {
 		})
 	}()
 	return tree, <-done
+}
+
+// usesCgroup2 looks for the line of cgroup v2, see cgroups(7).
+func usesCgroup2(procRoot string) bool {
+	text, err := os.ReadFile(filepath.Join(procRoot, "self/cgroup"))
+	return err == nil && (bytes.HasPrefix(text, []byte("0::")) || bytes.Contains(text, []byte("\n0::")))
 }
 
 // inCgroupNamespace runs f in another cgroup namespace. It needs a goroutine of its

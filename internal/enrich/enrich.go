@@ -34,7 +34,7 @@ type Enricher struct {
 	proc     procfs.Proc
 	cgroup2  mount  // at "" and real false where there is none
 	byOwner  bool   // containers may exist that only /proc/PID/cgroup names
-	hidden   error  // why cgroups outside our own are not seen; nil: they are
+	hidden   bool   // cgroups outside our own namespace are not seen
 	nextWalk uint64 // event time before which the tree is not walked again
 
 	cgroups map[uint64]cgroup
@@ -55,8 +55,9 @@ type cgroup struct {
 // the events simply stay without a cgroup, and Findings says so.
 //
 // With CAP_DAC_READ_SEARCH a cgroup is found at once, else by walking the tree,
-// at most once every two seconds. In a cgroup namespace of its own it mounts the
-// whole tree where only the Enricher sees it, which needs CAP_SYS_ADMIN now.
+// at most once every two seconds. In a cgroup namespace of its own, or where the
+// tree is not mounted or not all of it, it mounts the whole tree where only the Enricher sees it,
+// which needs CAP_SYS_ADMIN now.
 func New(procRoot, cgroupRoot string) *Enricher {
 	e := &Enricher{
 		proc:    procfs.Open(procRoot),
@@ -69,8 +70,8 @@ func New(procRoot, cgroupRoot string) *Enricher {
 	}
 	if cgroupRoot != "" {
 		e.cgroup2 = mount{at: filepath.Clean(cgroupRoot)}
-	} else if isPrivate(procRoot) {
-		e.leaveNamespace()
+	} else {
+		e.seeAll()
 	}
 	var fs unix.Statfs_t
 	if e.cgroup2.at != "" && unix.Statfs(e.cgroup2.at, &fs) == nil {
@@ -79,12 +80,18 @@ func New(procRoot, cgroupRoot string) *Enricher {
 	return e
 }
 
-// leaveNamespace makes cgroups outside our cgroup namespace visible. Where that
-// fails, /proc/PID/cgroup still names the container of an owner.
-func (e *Enricher) leaveNamespace() {
+// seeAll makes cgroups visible that lie outside our cgroup namespace, or outside the
+// part of the tree that is mounted here, if any. Where that fails, /proc/PID/cgroup
+// still names the container of an owner.
+func (e *Enricher) seeAll() {
+	private, mounted := isPrivate(e.proc.Root()), e.cgroup2.at != ""
+	if !private && mounted && e.cgroup2.root == "" {
+		return
+	}
 	tree, err := mountAll(e.proc)
 	if err != nil {
-		e.byOwner, e.hidden = true, err
+		e.byOwner = e.byOwner || private || mounted
+		e.hidden = private
 		return
 	}
 	e.cgroup2 = mount{tree: tree, real: true}

@@ -352,7 +352,7 @@ func TestFindings(t *testing.T) {
 	}{
 		{"unified", "30 22 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n", ""},
 		{"legacy", "35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n", "cgroup v1"},
-		{"nothing", "", "none is mounted"},
+		{"nothing", "", "no cgroup v2 file system is mounted"},
 		{"a part", "50 49 0:26 /docker/" + id1 + " /sys/fs/cgroup ro - cgroup2 cgroup rw\n", "/docker/" + id1},
 	} {
 		h := newHost(t, test.mountinfo)
@@ -451,7 +451,7 @@ func TestLiveCgroupNamespace(t *testing.T) {
 	}{
 		{"all is mounted", `exec unshare -C "$@"`, "cgroup " + outside + "\ncgroup " + inside + "\nlimitations []\n"},
 		{"nothing is mounted", `exec unshare -C -m sh -c 'umount -l "$0" && exec "$@"' "$TREE" "$@"`, "cgroup " + outside + "\ncgroup " + inside + "\n"},
-		{"in a PID namespace too", `exec unshare -C -p -f --mount-proc "$@"`, "cgroups: a cgroup namespace of its own"},
+		{"in a PID namespace too", `exec unshare -C -p -f --mount-proc "$@"`, "this is a cgroup namespace of its own"},
 	} {
 		cmd := exec.Command("sh", "-c", `echo $$ > "$TREE$INSIDE/cgroup.procs" && `+test.script, "sh", exe, "-test.run=^TestLiveCgroupNamespace$", "-test.v")
 		cmd.Env = append(os.Environ(), "TCPTRACE_TEST_CGROUP="+ids, "TREE="+tree, "INSIDE="+inside)

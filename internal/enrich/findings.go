@@ -18,7 +18,7 @@ func (e *Enricher) Findings() []Finding {
 func (e *Enricher) Limitations() (sentences []string) {
 	for _, f := range e.Findings() {
 		if f.Means != "" {
-			sentences = append(sentences, fmt.Sprintf("%s: %s: %s", f.Name, f.Found, f.Means))
+			sentences = append(sentences, f.Means)
 		}
 	}
 	return sentences
@@ -28,8 +28,9 @@ func (e *Enricher) pidFinding() Finding {
 	f := Finding{Name: "PID namespace", Found: "the host's"}
 	if !e.proc.HasEventPIDs() {
 		f.Found = "one of its own"
-		f.Means = "process ids are those of the host, which are other processes here, so open files, code and existing sockets " +
-			"of processes outside are not shown; run it in the host's PID namespace (--pid=host, or hostPID: true)"
+		f.Means = "this is a PID namespace of its own: processes are shown by the PIDs that they have on the host, and nothing is read of " +
+			"them, as other processes have these PIDs here: not their limits, their code or their present name; sockets that " +
+			"exist already are shown for this container alone; run tcptrace in the host's PID namespace (--pid=host; in a pod, hostPID: true)"
 	}
 	return f
 }
@@ -37,21 +38,22 @@ func (e *Enricher) pidFinding() Finding {
 func (e *Enricher) cgroupFinding() Finding {
 	f := Finding{Name: "cgroups", Found: "cgroup v2"}
 	switch {
-	case e.hidden != nil:
+	case e.hidden:
 		f.Found = "a cgroup namespace of its own"
-		f.Means = fmt.Sprintf("cgroups outside it are not shown, nor are containers, but for those that /proc names (%v); "+
-			"run it in the host's cgroup namespace and PID namespace (--cgroupns=host --pid=host)", e.hidden)
+		f.Means = "this is a cgroup namespace of its own: cgroups outside this container are not shown, and containers only where " +
+			"/proc/PID/cgroup names them; run tcptrace in the host's PID namespace, or its cgroup namespace (--pid=host, --cgroupns=host)"
 	case !e.cgroup2.real && e.byOwner:
 		f.Found = "cgroup v1"
-		f.Means = "cgroups are not shown, and containers are those of the owners"
+		f.Means = "this host has cgroup v1 alone: cgroups are not shown, and the container of a socket is that of its owner"
 	case !e.cgroup2.real:
 		f.Found = "none is mounted"
-		f.Means = "cgroups and containers are not shown; mount the host's /sys/fs/cgroup"
+		f.Means = "no cgroup v2 file system is mounted: cgroups and containers are not shown; mount the host's /sys/fs/cgroup"
 	case e.cgroup2.root != "" && e.cgroup2.tree == nil:
 		f.Found = "a part of the tree, " + e.cgroup2.root
-		f.Means = "other cgroups and the containers in them are not shown; mount the host's /sys/fs/cgroup"
+		f.Means = fmt.Sprintf("only a part of the cgroup tree is mounted, %s: other cgroups and the containers in them are not shown; "+
+			"mount the host's /sys/fs/cgroup", e.cgroup2.root)
 	case e.cgroup2.tree != nil:
-		f.Found = "cgroup v2, all of it from a namespace of its own"
+		f.Found = "cgroup v2, mounted by tcptrace"
 	}
 	return f
 }
