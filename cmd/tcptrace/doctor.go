@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/tcptrace/tcptrace/internal/enrich"
 	"github.com/tcptrace/tcptrace/internal/probe"
 )
 
@@ -53,7 +54,7 @@ func (c *doctorCmd) Run(e *env) error {
 		RingBytes: 1 << 20, OwnerRefresh: -1, Stacks: true, Tracked: true,
 		Hooks: c.Hooks, Without: c.Without, BTF: c.BTF,
 	})
-	d := diagnose(findings, broken)
+	d := diagnose(append(findings, placeFindings()...), broken)
 	write := d.columns
 	if c.JSON || c.Output == "json" {
 		write = d.json
@@ -65,6 +66,17 @@ func (c *doctorCmd) Run(e *env) error {
 		return fmt.Errorf("nothing can be traced here: %w", broken)
 	}
 	return nil
+}
+
+func placeFindings() (findings []probe.Finding) {
+	for _, f := range enrich.New("/proc", "").Findings() {
+		status := probe.OK
+		if f.Means != "" {
+			status = probe.Partly
+		}
+		findings = append(findings, probe.Finding{Name: f.Name, Status: status, Found: f.Found, Means: f.Means})
+	}
+	return findings
 }
 
 // diagnose adds to the findings what the user can do.

@@ -84,7 +84,7 @@ func (c *leaksCmd) live(e *env, filter tcp.Filter) error {
 		keep = append(keep, probe.CloseSockets)
 	}
 	config := c.runConfig(e, source.config(keep...))
-	run := &leaksRun{cmd: c, env: e, filter: filter, kernel: &source, where: enrich.New("/proc", "")}
+	run := &leaksRun{cmd: c, env: e, filter: filter, kernel: &source, where: source.place}
 	config.Enrich = nil // Admit does it, also for the sockets of a refresh
 	watch := run.watchConfig()
 	watch.Admit = func(e *tcp.Event) bool {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"github.com/tcptrace/tcptrace/internal/enrich"
 	"github.com/tcptrace/tcptrace/internal/output"
 	"github.com/tcptrace/tcptrace/internal/pipeline"
 	"github.com/tcptrace/tcptrace/internal/probe"
@@ -44,7 +43,7 @@ func (c *socketsCmd) Run(e *env) error {
 	_, err = pipeline.Run(e.ctx, pipeline.Config{
 		Existing: func(emit func(*tcp.Event) error) error { return probe.Sockets(config, emit) },
 		Drop:     func() error { return probe.DropPrivileges() },
-		Enrich:   enrich.New("/proc", "").Fill,
+		Enrich:   e.place().Fill,
 		Output:   e.stdout,
 	}, pipeline.Ended{}, rows)
 	return err

@@ -14,9 +14,13 @@ import (
 )
 
 // kernel is the live kernel as a pipeline.Source, whose time is the clock.
-type kernel struct{ *probe.Probe }
+type kernel struct {
+	*probe.Probe
+	place *enrich.Enricher
+}
 
-// openKernel begins to trace, and says what this kernel does not show. Close it.
+// openKernel begins to trace, and says what this kernel and this place do not show. Close
+// it.
 func (e *env) openKernel(config probe.Config) (kernel, error) {
 	p, err := probe.Open(config)
 	if err != nil {
@@ -25,7 +29,17 @@ func (e *env) openKernel(config probe.Config) (kernel, error) {
 	for _, limitation := range p.Limitations() {
 		e.say(limitation.String())
 	}
-	return kernel{p}, nil
+	return kernel{p, e.place()}, nil
+}
+
+// place returns what completes events, and says on stderr what it does not see from
+// where this process runs.
+func (e *env) place() *enrich.Enricher {
+	where := enrich.New("/proc", "")
+	for _, sentence := range where.Limitations() {
+		e.say(sentence)
+	}
+	return where
 }
 
 // config is what Run needs to know of the kernel as a source. When the sockets that exist
@@ -34,7 +48,7 @@ func (k kernel) config(keep ...probe.Task) pipeline.Config {
 	return pipeline.Config{
 		Existing: k.Seed,
 		Drop:     func() error { return probe.DropPrivileges(keep...) },
-		Enrich:   enrich.New("/proc", "").Fill,
+		Enrich:   k.place.Fill,
 	}
 }
 

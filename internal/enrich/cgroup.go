@@ -2,6 +2,7 @@ package enrich
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -9,17 +10,21 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tcptrace/tcptrace/internal/procfs"
 )
 
 // mount is the cgroup v2 tree as this process sees it.
 type mount struct {
-	at   string // where it is mounted
-	root string // the cgroup that is mounted there, "" for the root
-	real bool   // a cgroup2 file system, not a copy: an id can be opened
+	at   string   // where it is mounted, "" where it is not
+	root string   // the cgroup that is mounted there, "" for the root
+	real bool     // a cgroup2 file system, not a copy: an id can be opened
+	tree *os.File // the whole tree, mounted nowhere; nil unless mountAll made it
 }
 
 // parseMounts reads /proc/PID/mountinfo, see proc_pid_mountinfo(5). It returns
@@ -54,20 +59,113 @@ func unescape(s string) string {
 	return s
 }
 
+// initialCgroup is what the link ns/cgroup of a process in the initial cgroup
+// namespace says: PROC_CGROUP_INIT_INO in include/linux/proc_ns.h, since 4.6.
+const initialCgroup = "cgroup:[4026531835]"
+
+// isPrivate reports whether this process is in a cgroup namespace of its own. What
+// it mounts and what it reads in /proc/PID/cgroup begins at the root of that
+// namespace: its own container is "/", and all others lie outside.
+func isPrivate(procRoot string) bool {
+	ns, err := os.Readlink(filepath.Join(procRoot, "self/ns/cgroup"))
+	return err == nil && ns != initialCgroup
+}
+
+// mountAll mounts the cgroup v2 tree as the initial cgroup namespace sees it. The
+// kernel's own threads are in that. The mount is not attached to a directory and
+// goes when it is closed. It needs CAP_SYS_ADMIN. Where nobody has mounted cgroup v2
+// yet, the first mount would change what /proc/PID/cgroup says, so there it fails.
+func mountAll(proc procfs.Proc) (*os.File, error) {
+	if !usesCgroup2(proc.Root()) {
+		return nil, errors.New("cgroup v2 is not in use")
+	}
+	kthreadd, err := proc.Dir(procfs.Kthreadd)
+	if err != nil {
+		return nil, err
+	}
+	host, err := os.Open(filepath.Join(kthreadd, "ns/cgroup"))
+	if err != nil {
+		return nil, fmt.Errorf("open the initial cgroup namespace: %w", err)
+	}
+	defer host.Close()
+	var tree *os.File
+	done := make(chan error)
+	go func() {
+		done <- inCgroupNamespace(host, func() (err error) {
+			tree, err = mountDetached()
+			return err
+		})
+	}()
+	return tree, <-done
+}
+
+// usesCgroup2 looks for the line of cgroup v2, see cgroups(7).
+func usesCgroup2(procRoot string) bool {
+	text, err := os.ReadFile(filepath.Join(procRoot, "self/cgroup"))
+	return err == nil && (bytes.HasPrefix(text, []byte("0::")) || bytes.Contains(text, []byte("\n0::")))
+}
+
+// inCgroupNamespace runs f in another cgroup namespace. It needs a goroutine of its
+// own, because a thread that cannot be brought back stays locked to it.
+func inCgroupNamespace(target *os.File, f func() error) error {
+	runtime.LockOSThread()
+	home, err := os.Open("/proc/thread-self/ns/cgroup")
+	if err != nil {
+		return fmt.Errorf("open own cgroup namespace: %w", err)
+	}
+	defer home.Close()
+	if err := unix.Setns(int(target.Fd()), unix.CLONE_NEWCGROUP); err != nil {
+		return fmt.Errorf("enter the initial cgroup namespace: %w", err)
+	}
+	err = f()
+	if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWCGROUP); back != nil {
+		return errors.Join(err, fmt.Errorf("return to own cgroup namespace: %w", back))
+	}
+	runtime.UnlockOSThread()
+	return err
+}
+
+func mountDetached() (*os.File, error) {
+	config, err := unix.Fsopen("cgroup2", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("open a cgroup2 file system: %w", err)
+	}
+	defer unix.Close(config)
+	if err := unix.FsconfigCreate(config); err != nil {
+		return nil, fmt.Errorf("configure a cgroup2 file system: %w", err)
+	}
+	tree, err := unix.Fsmount(config, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY)
+	if err != nil {
+		return nil, fmt.Errorf("mount a cgroup2 file system: %w", err)
+	}
+	// open_by_handle_at(2) does not take the O_PATH descriptor that this one is.
+	defer unix.Close(tree)
+	return os.Open("/proc/self/fd/" + strconv.Itoa(tree))
+}
+
+// anchor opens what open_by_handle_at(2) takes for the mount.
+func (m mount) anchor() (file *os.File, done func(), err error) {
+	if m.tree != nil {
+		return m.tree, func() {}, nil
+	}
+	file, err = os.Open(m.at)
+	return file, func() { file.Close() }, err
+}
+
 // open finds a cgroup by its id: kernfs takes the id as a file handle, and an
 // open file tells its path. It needs CAP_DAC_READ_SEARCH; ESTALE says that the
-// cgroup no longer exists.
+// cgroup no longer exists, or lies outside the mount.
 func (m mount) open(id uint64) (string, error) {
 	const fileidKernfs = 0xfe // include/linux/exportfs.h
 
 	if !m.real {
 		return "", errors.ErrUnsupported
 	}
-	root, err := os.Open(m.at)
+	root, done, err := m.anchor()
 	if err != nil {
 		return "", err
 	}
-	defer root.Close()
+	defer done()
 	handle := unix.NewFileHandle(fileidKernfs, binary.NativeEndian.AppendUint64(nil, id))
 	fd, err := unix.OpenByHandleAt(int(root.Fd()), handle, unix.O_PATH|unix.O_CLOEXEC)
 	if err != nil {
@@ -79,11 +177,12 @@ func (m mount) open(id uint64) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	// Of a cgroup outside the mount, the kernel says "/" (prepend_path).
 	path, below := strings.CutPrefix(strings.TrimSuffix(link, " (deleted)"), m.at)
 	if !below {
 		return "", fmt.Errorf("cgroup %d lies outside %s: %w", id, m.at, unix.ESTALE)
 	}
-	return m.path(path), nil
+	return m.path(strings.TrimSuffix(path, "/")), nil
 }
 
 // walk calls found for each cgroup of the tree, at most limit times: the id of a

@@ -1,7 +1,7 @@
-// Package enrich says where a socket lives: the path of its cgroup and the
-// container that the path names. It asks the cgroup file system once per cgroup
-// and /proc once per owner, never once per event. It talks to no container
-// runtime and gives no names that the kernel does not hold.
+// Package enrich says where a socket lives: the path of its cgroup, the container
+// that the path names, and what its owner is called now. It asks the cgroup file
+// system once per cgroup and /proc once per owner, never once per event. It talks
+// to no container runtime and gives no names that the kernel does not hold.
 package enrich
 
 import (
@@ -9,10 +9,10 @@ import (
 	"math"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tcptrace/tcptrace/internal/procfs"
 	"github.com/tcptrace/tcptrace/internal/tcp"
 )
 
@@ -23,16 +23,18 @@ const (
 	maxOwners  = 16384
 
 	// retryNS is how long, in event time, an answer is relied on that may
-	// change: a cgroup that was not found, a process that still has its pid.
+	// change: a cgroup that was not found, the name and the container of a
+	// process.
 	retryNS = 2e9
 )
 
-// Enricher fills in Event.Cgroup and Event.ContainerID. It belongs to one
-// goroutine.
+// Enricher fills in Event.Cgroup, Event.ContainerID, and for a row the Comm that
+// its owner has now. It belongs to one goroutine.
 type Enricher struct {
-	procRoot string
-	cgroup2  mount  // at "" where there is none
-	legacy   bool   // cgroup v1 is mounted: containers may exist there only
+	proc     procfs.Proc
+	cgroup2  mount  // at "" and real false where there is none
+	byOwner  bool   // containers may exist that only /proc/PID/cgroup names
+	hidden   bool   // cgroups outside our own namespace are not seen
 	nextWalk uint64 // event time before which the tree is not walked again
 
 	cgroups map[uint64]cgroup
@@ -50,22 +52,26 @@ type cgroup struct {
 // New returns an Enricher that reads processes below procRoot ("/proc") and the
 // cgroup v2 tree at cgroupRoot, or where procRoot/self/mountinfo says when
 // cgroupRoot is "". What cannot be read is not an error: without a cgroup tree
-// the events simply stay without a cgroup.
+// the events simply stay without a cgroup, and Findings says so.
 //
 // With CAP_DAC_READ_SEARCH a cgroup is found at once, else by walking the tree,
-// at most once every two seconds.
+// at most once every two seconds. In a cgroup namespace of its own, or where the
+// tree is not mounted or not all of it, it mounts the whole tree where only the Enricher sees it,
+// which needs CAP_SYS_ADMIN now.
 func New(procRoot, cgroupRoot string) *Enricher {
 	e := &Enricher{
-		procRoot: procRoot,
-		cgroups:  make(map[uint64]cgroup),
-		owners:   make(map[ownerKey]owner),
+		proc:    procfs.Open(procRoot),
+		cgroups: make(map[uint64]cgroup),
+		owners:  make(map[ownerKey]owner),
 	}
 	if f, err := os.Open(filepath.Join(procRoot, "self/mountinfo")); err == nil {
-		e.cgroup2, e.legacy = parseMounts(f)
+		e.cgroup2, e.byOwner = parseMounts(f)
 		f.Close()
 	}
 	if cgroupRoot != "" {
 		e.cgroup2 = mount{at: filepath.Clean(cgroupRoot)}
+	} else {
+		e.seeAll()
 	}
 	var fs unix.Statfs_t
 	if e.cgroup2.at != "" && unix.Statfs(e.cgroup2.at, &fs) == nil {
@@ -74,9 +80,27 @@ func New(procRoot, cgroupRoot string) *Enricher {
 	return e
 }
 
-// Fill sets ev.Cgroup and ev.ContainerID as far as they can be found. It leaves
-// an event alone that has a Cgroup or no CgroupID, so a recording keeps what it
-// says. It may read files, but only for a cgroup or an owner that is new.
+// seeAll makes cgroups visible that lie outside our cgroup namespace, or outside the
+// part of the tree that is mounted here, if any. Where that fails, /proc/PID/cgroup
+// still names the container of an owner.
+func (e *Enricher) seeAll() {
+	private, mounted := isPrivate(e.proc.Root()), e.cgroup2.at != ""
+	if !private && mounted && e.cgroup2.root == "" {
+		return
+	}
+	tree, err := mountAll(e.proc)
+	if err != nil {
+		e.byOwner = e.byOwner || private || mounted
+		e.hidden = private
+		return
+	}
+	e.cgroup2 = mount{tree: tree, real: true}
+}
+
+// Fill sets ev.Cgroup and ev.ContainerID as far as they can be found, and the Comm
+// of a row whose owner holds the socket. It leaves an event alone that has a
+// Cgroup or no CgroupID, so a recording keeps what it says. It may read files, but
+// only for a cgroup or an owner that is new or was read two seconds ago.
 func (e *Enricher) Fill(ev *tcp.Event) {
 	if ev.CgroupID == 0 || ev.Cgroup != "" {
 		return
@@ -85,9 +109,7 @@ func (e *Enricher) Fill(ev *tcp.Event) {
 		e.lastID, e.last = ev.CgroupID, e.find(ev.CgroupID, ev.BootNS)
 	}
 	ev.Cgroup, ev.ContainerID = e.last.path, e.last.container
-	if ev.ContainerID == "" && e.legacy && ev.OwnerSource != "" {
-		ev.ContainerID = e.ownerContainer(ev)
-	}
+	e.fillOwner(ev)
 }
 
 // find looks among what is remembered first.
@@ -121,7 +143,7 @@ func (e *Enricher) lookUp(id, now uint64) cgroup {
 
 func (e *Enricher) remember(id uint64, path string) {
 	if e.cgroups[id].path == "" {
-		e.store(id, cgroup{path, containerID(path), math.MaxUint64})
+		e.store(id, cgroup{path, tcp.ContainerID(path), math.MaxUint64})
 	}
 }
 
@@ -131,59 +153,3 @@ func (e *Enricher) store(id uint64, cg cgroup) {
 	}
 	e.cgroups[id] = cg
 }
-
-// containerID returns the id of the innermost container that a cgroup path
-// names, "" for none. These are the forms that are understood:
-//
-//	/docker/ID                                         docker, cgroupfs driver
-//	/system.slice/docker-ID.scope                      docker, systemd driver
-//	/kubepods/burstable/podUID/ID                      kubelet, cgroupfs driver
-//	/kubepods.slice/…-podUID.slice/cri-containerd-ID.scope   kubelet, systemd driver
-//	/kubepods.slice/…-podUID.slice/crio-ID.scope/container   CRI-O
-//	/system.slice/containerd.service/…podUID.slice:cri-containerd:ID
-//	/machine.slice/libpod-ID.scope/container           podman
-//	/ecs/TASK/TASK-NUMBER                              Fargate, 32 digits
-//	/lxc.payload.NAME/…  /lxc/NAME/…                   LXC: its id is its name
-//
-// ID is 64 hexadecimal digits. A conmon scope holds the monitor of a container,
-// which is not inside it.
-func containerID(path string) string {
-	for path != "" {
-		dir, name := cutLast(path, '/')
-		if id := componentID(name); id != "" {
-			return id
-		}
-		if id, ok := strings.CutPrefix(name, "lxc.payload."); ok {
-			return id
-		}
-		if dir == "/lxc" {
-			return name
-		}
-		path = dir
-	}
-	return ""
-}
-
-func componentID(name string) string {
-	name = strings.TrimSuffix(name, ".scope")
-	if task, number := cutLast(name, '-'); len(task) == 32 && isHex(task) && isDecimal(number) {
-		return name
-	}
-	at := len(name) - 64
-	if at < 0 || !isHex(name[at:]) || strings.HasSuffix(name[:at], "conmon-") {
-		return ""
-	}
-	if at > 0 && name[at-1] != '-' && name[at-1] != ':' {
-		return ""
-	}
-	return name[at:]
-}
-
-// cutLast splits s at its last sep; without one, all is after it.
-func cutLast(s string, sep byte) (before, after string) {
-	i := strings.LastIndexByte(s, sep)
-	return s[:max(i, 0)], s[i+1:]
-}
-
-func isHex(s string) bool     { return s != "" && strings.Trim(s, "0123456789abcdef") == "" }
-func isDecimal(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }

@@ -1,17 +1,20 @@
 package enrich
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
-	"github.com/tcptrace/tcptrace/internal/test/need"
-
 	"golang.org/x/sys/unix"
 
+	"github.com/tcptrace/tcptrace/internal/procfs"
 	"github.com/tcptrace/tcptrace/internal/tcp"
+	"github.com/tcptrace/tcptrace/internal/test/need"
 )
 
 const (
@@ -20,56 +23,6 @@ const (
 
 	sec = 1e9
 )
-
-func TestContainerID(t *testing.T) {
-	pod := "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod2d3da189_6407_48e3_9ab6_78188d75e609.slice"
-	tests := map[string]string{
-		"/docker/" + id1:                         id1,
-		"/" + id1:                                id1, // docker of Debian 8
-		"/system.slice/docker-" + id1 + ".scope": id1,
-		"/system.slice/docker-" + id1 + ".scope/init.scope":                        id1,
-		"/user.slice/user-1000.slice/user@1000.service/docker.slice/docker-" + id1: id1,
-		"/system.slice/nerdctl-" + id1 + ".scope":                                  id1,
-		"/default/" + id1:                         id1, // nerdctl, cgroupfs driver
-		pod + "/cri-containerd-" + id1 + ".scope": id1,
-		pod + "/crio-" + id1 + ".scope/container": id1,
-		pod + "/crio-conmon-" + id1 + ".scope":    "",
-		pod + "/docker-" + id1 + ".scope":         id1,
-		pod:                                       "",
-		"/kubepods/burstable/pod2d3da189-6407-48e3-9ab6-78188d75e609/" + id1:              id1,
-		"/kubepods/besteffort/pod2d3da189-6407-48e3-9ab6-78188d75e609/crio-" + id1:        id1,
-		"/kubepods/besteffort/pod2d3da189-6407-48e3-9ab6-78188d75e609":                    "",
-		"/system.slice/containerd.service/kubepods-pod87a1.slice:cri-containerd:" + id1:   id1,
-		"/machine.slice/libpod-" + id1 + ".scope/container":                               id1,
-		"/machine.slice/libpod-conmon-" + id1 + ".scope":                                  "",
-		"/libpod_parent/libpod-" + id1 + "/supervisor":                                    id1,
-		"/docker/" + id1 + "/kubelet.slice/kubelet-x.slice/cri-containerd-" + id2:         id2, // kind
-		"/docker/" + id1 + "/docker/" + id2:                                               id2,
-		"/ecs/2e79c6e9a0c74e1ab6f0d2e5b1f4c3d2/2e79c6e9a0c74e1ab6f0d2e5b1f4c3d2-12345678": "2e79c6e9a0c74e1ab6f0d2e5b1f4c3d2-12345678",
-		"/ecs/55091c13-b8cf-4801-b527-f4601742204d/" + id1:                                id1,
-		"/lxc.payload.web/system.slice/nginx.service":                                     "web",
-		"/lxc.payload.web/system.slice/docker-" + id1 + ".scope":                          id1,
-		"/lxc/web/system.slice":                                                           "web",
-		"/lxc.monitor.web":                                                                "",
-		"/machine.slice/systemd-nspawn@web.service/payload":                               "",
-		"/machine.slice/machine-qemu\\x2d1\\x2dvm.scope":                                  "",
-		"/system.slice/nginx.service":                                                     "",
-		"/user.slice/user-1000.slice/session-3.scope":                                     "",
-		"/x" + id1:                                 "", // 65 digits or no boundary: no id
-		"/a/" + id1 + "0":                          "",
-		"/a/" + strings.ToUpper(id1):               "",
-		"/jobs/bb9e9b8067ecebe234c81c2fb98feebf":   "", // 32 digits alone are anything
-		"/jobs/bb9e9b8067ecebe234c81c2fb98feebf-x": "",
-		"/":   "",
-		"":    "",
-		"//-": "",
-	}
-	for path, want := range tests {
-		if got := containerID(path); got != want {
-			t.Errorf("containerID(%q) = %q, want %q", path, got, want)
-		}
-	}
-}
 
 func TestParseMounts(t *testing.T) {
 	tests := []struct {
@@ -110,6 +63,8 @@ func TestParseMounts(t *testing.T) {
 
 func TestParseContainer(t *testing.T) {
 	tests := map[string]string{
+		"0::/../docker/" + id1 + "\n":                            id1, // from a cgroup namespace
+		"0::/../../system.slice/docker-" + id1 + ".scope/init\n": id1,
 		"12:pids:/docker/" + id1 + "\n1:name=systemd:/docker/" + id1 + "\n0::/system.slice/containerd.service\n": id1,
 		"9:name=systemd:/\n4:memory:/kubepods/podx.slice:cri-containerd:" + id1 + "\n0::/\n":                     id1,
 		"9:name=systemd:/user.slice\n0::/\n": "",
@@ -124,18 +79,12 @@ func TestParseContainer(t *testing.T) {
 	}
 }
 
-const statOf = "%d (a) b (c) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 %d 4096 1 18446744073709551615\n"
+const (
+	statOf = "%d (%s) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 %d 4096 1 18446744073709551615 11 12 13\n"
 
-func TestParseStartTime(t *testing.T) {
-	if got, err := parseStartTime(strings.NewReader(fmt.Sprintf(statOf, 7, 12345))); got != 12345 || err != nil {
-		t.Errorf("got %d, %v, want 12345", got, err)
-	}
-	for _, text := range []string{"", "7", "7 (x", "7 (x) S 1 2 3", "7 (x)" + strings.Repeat(" y", 30)} {
-		if got, err := parseStartTime(strings.NewReader(text)); err == nil {
-			t.Errorf("parseStartTime(%q) = %d, want an error", text, got)
-		}
-	}
-}
+	// What /proc/2/stat says in the initial PID namespace, and only there.
+	kthreadd = "2 (kthreadd) S 0 0 0 0 -1 2129984 0 0 0 0 0 0 0 0 20 0 1 0 1 0 0 1 1 1 1\n"
+)
 
 // host is a directory that looks like /proc and a cgroup tree.
 type host struct {
@@ -145,6 +94,7 @@ type host struct {
 
 func newHost(t testing.TB, mountinfo string) host {
 	h := host{t, t.TempDir(), t.TempDir()}
+	h.write("2/stat", kthreadd)
 	h.write("self/mountinfo", strings.ReplaceAll(mountinfo, "CGROUP", h.cgroup))
 	return h
 }
@@ -160,8 +110,23 @@ func (h host) write(name, text string) {
 	}
 }
 
+func (h host) link(name, to string) {
+	h.t.Helper()
+	name = filepath.Join(h.proc, name)
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		h.t.Fatal(err)
+	}
+	if err := os.Symlink(to, name); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
 func (h host) process(pid int, startSec int, cgroup string) {
-	h.write(fmt.Sprintf("%d/stat", pid), fmt.Sprintf(statOf, pid, startSec*100))
+	h.program(pid, startSec, "a) b (c", cgroup)
+}
+
+func (h host) program(pid int, startSec int, comm, cgroup string) {
+	h.write(fmt.Sprintf("%d/stat", pid), fmt.Sprintf(statOf, pid, comm, startSec*100))
 	h.write(fmt.Sprintf("%d/cgroup", pid), cgroup)
 }
 
@@ -295,8 +260,109 @@ func TestFillFromOwner(t *testing.T) {
 	check("another process of the same pid and name", at(40, "nginx"), id2)
 	check("the same by another name", at(40, "curl"), id2)
 
+	h.process(7, 30, "4:memory:/docker/"+id1)
+	check("it was moved, but just now", at(41, "nginx"), id2)
+	check("it was moved", at(42, "nginx"), id1)
+
 	ev := tcp.Event{BootNS: 50 * sec, CgroupID: root, PID: 7}
 	check("no owner", fill(e, ev), "")
+}
+
+// TestFillFromAnotherPIDNamespace has a stranger under the pid of the owner.
+func TestFillFromAnotherPIDNamespace(t *testing.T) {
+	h := newHost(t, hybrid)
+	root := h.mkdir("/")
+	h.program(7, 5, "stranger", "4:memory:/docker/"+id1)
+	if err := os.RemoveAll(h.proc + "/2"); err != nil {
+		t.Fatal(err)
+	}
+	e := New(h.proc, "")
+	ev := tcp.Event{Kind: tcp.Socket, BootNS: 10 * sec, CgroupID: root, PID: 7, Comm: "nginx", OwnerSource: tcp.FromUse, Holder: tcp.Held}
+	e.Fill(&ev)
+	if ev.ContainerID != "" || ev.Comm != "nginx" {
+		t.Errorf("got container %q and name %q of another process", ev.ContainerID, ev.Comm)
+	}
+	if _, err := ReadFiles(h.proc, 7); !errors.Is(err, procfs.ErrOtherNamespace) {
+		t.Errorf("its files: %v", err)
+	}
+	if got := e.Limitations(); !slices.ContainsFunc(got, func(s string) bool { return strings.Contains(s, "--pid=host") }) {
+		t.Errorf("nothing is said: %q", got)
+	}
+}
+
+// TestFillFromCgroupNamespace is a pod that is privileged and has its own cgroup
+// namespace, as on pure cgroup v2.
+func TestFillFromCgroupNamespace(t *testing.T) {
+	h := newHost(t, strings.Replace(unified, " / CGROUP", " /.. CGROUP", 1))
+	h.link("self/ns/cgroup", "cgroup:[4026532500]")
+	h.process(7, 5, "0::/../docker/"+id1+"\n")
+	h.process(8, 5, "0::/\n")
+	e := New(h.proc, "")
+	for pid, want := range map[uint32]string{7: id1, 8: ""} {
+		ev := tcp.Event{BootNS: 10 * sec, CgroupID: 1, PID: pid, OwnerSource: tcp.FromUse}
+		if e.Fill(&ev); ev.ContainerID != want || ev.Cgroup != "" {
+			t.Errorf("process %d: got cgroup %q and container %q, want none and %q", pid, ev.Cgroup, ev.ContainerID, want)
+		}
+	}
+	if got := e.Limitations(); len(got) != 1 || !strings.Contains(got[0], "--cgroupns=host") {
+		t.Errorf("got %q", got)
+	}
+}
+
+// TestFillName reads the name of the owner again, for execve() may have changed it.
+func TestFillName(t *testing.T) {
+	h := newHost(t, unified)
+	root := h.mkdir("/")
+	e := New(h.proc, "")
+	name := func(second uint64, ev tcp.Event) string {
+		ev.BootNS, ev.CgroupID, ev.PID, ev.Comm, ev.OwnerSource = second*sec, root, 7, "python3", tcp.FromConnect
+		e.Fill(&ev)
+		return ev.Comm
+	}
+	held := tcp.Event{Kind: tcp.Socket, Holder: tcp.Held}
+	h.program(7, 5, "sleep", "0::/\n")
+	for what, test := range map[string]struct{ got, want string }{
+		"what happened":              {name(10, tcp.Event{Holder: tcp.Held}), "python3"},
+		"who holds it is not known":  {name(10, tcp.Event{Kind: tcp.Socket}), "python3"},
+		"it is not held":             {name(10, tcp.Event{Kind: tcp.Socket, Holder: tcp.Gone}), "python3"},
+		"a row":                      {name(10, held), "sleep"},
+		"a row, older than its name": {name(4, held), "sleep"},
+	} {
+		if test.got != test.want {
+			t.Errorf("%s: got %q, want %q", what, test.got, test.want)
+		}
+	}
+	h.program(7, 5, "cat", "0::/\n")
+	if got := name(11, held); got != "sleep" {
+		t.Errorf("at once: got %q", got)
+	}
+	if got := name(12, held); got != "cat" {
+		t.Errorf("two seconds later: got %q", got)
+	}
+	os.RemoveAll(h.proc + "/7")
+	if got := name(20, held); got != "cat" {
+		t.Errorf("it has exited: got %q", got)
+	}
+}
+
+func TestFindings(t *testing.T) {
+	for _, test := range []struct {
+		name, mountinfo string
+		want            string // in the limitation, "" for none
+	}{
+		{"unified", "30 22 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n", ""},
+		{"legacy", "35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n", "cgroup v1"},
+		{"nothing", "", "no cgroup v2 file system is mounted"},
+		{"a part", "50 49 0:26 /docker/" + id1 + " /sys/fs/cgroup ro - cgroup2 cgroup rw\n", "/docker/" + id1},
+	} {
+		h := newHost(t, test.mountinfo)
+		e := New(h.proc, "")
+		e.cgroup2.real = strings.Contains(test.mountinfo, "cgroup2")
+		got := e.Limitations()
+		if len(got) > 1 || (len(got) == 1) != (test.want != "") || test.want != "" && !strings.Contains(got[0], test.want) {
+			t.Errorf("%s: got %q, want %q", test.name, got, test.want)
+		}
+	}
 }
 
 func TestCachesAreBounded(t *testing.T) {
@@ -346,6 +412,52 @@ func TestLiveTree(t *testing.T) {
 	late := New("/proc", "")
 	if got := fill(late, ev); got != " " || late.nextWalk != 0 {
 		t.Errorf("a cgroup that is gone: got %q, next walk %d", got, late.nextWalk)
+	}
+}
+
+// TestLiveCgroupNamespace has this test look for a cgroup from a cgroup namespace
+// that does not contain it.
+func TestLiveCgroupNamespace(t *testing.T) {
+	need.Kernel(t)
+	if id := os.Getenv("TCPTRACE_TEST_CGROUP"); id != "" {
+		e := New("/proc", "")
+		ev := tcp.Event{BootNS: sec}
+		for _, text := range strings.Fields(id) {
+			fmt.Sscan(text, &ev.CgroupID)
+			ev.Cgroup = ""
+			e.Fill(&ev)
+			fmt.Printf("cgroup %s\n", ev.Cgroup)
+		}
+		fmt.Printf("limitations %q\n", e.Limitations())
+		return
+	}
+	tree := New("/proc", "").cgroup2.at
+	outside, inside := fmt.Sprintf("/tcptrace-out-%d", os.Getpid()), fmt.Sprintf("/tcptrace-in-%d", os.Getpid())
+	ids := ""
+	for _, name := range []string{outside, inside} {
+		if err := os.Mkdir(tree+name, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { os.Remove(tree + name) })
+		ids += fmt.Sprintf("%d ", inode(t, tree+name))
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		name, script string
+		want         string
+	}{
+		{"all is mounted", `exec unshare -C "$@"`, "cgroup " + outside + "\ncgroup " + inside + "\nlimitations []\n"},
+		{"nothing is mounted", `exec unshare -C -m sh -c 'umount -l "$0" && exec "$@"' "$TREE" "$@"`, "cgroup " + outside + "\ncgroup " + inside + "\n"},
+		{"in a PID namespace too", `exec unshare -C -p -f --mount-proc "$@"`, "this is a cgroup namespace of its own"},
+	} {
+		cmd := exec.Command("sh", "-c", `echo $$ > "$TREE$INSIDE/cgroup.procs" && `+test.script, "sh", exe, "-test.run=^TestLiveCgroupNamespace$", "-test.v")
+		cmd.Env = append(os.Environ(), "TCPTRACE_TEST_CGROUP="+ids, "TREE="+tree, "INSIDE="+inside)
+		if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), test.want) {
+			t.Errorf("%s: %v: want %s: %s", test.name, err, test.want, out)
+		}
 	}
 }
 

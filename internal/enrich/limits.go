@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/tcptrace/tcptrace/internal/procfs"
 )
 
 // Files says how many files a process has open and how many it may.
@@ -21,12 +23,17 @@ type Files struct {
 // maxThreads is how many threads of a process are asked for their files, at most.
 const maxThreads = 64
 
-// ReadFiles reads them below procRoot ("/proc"). Another user's process needs
-// CAP_SYS_PTRACE. It opens two files; before Linux 6.2 it also has to list every
-// descriptor. A process whose main thread has ended shows no files under its own number:
-// then they are those of another thread.
+// ReadFiles reads them below procRoot ("/proc") for the process that an event
+// names. Where procRoot is of another PID namespace, the error is
+// procfs.ErrOtherNamespace. Another user's process needs CAP_SYS_PTRACE. It opens
+// three files; before Linux 6.2 it also has to list every descriptor. A process whose main
+// thread has ended shows no files under its own number: then they are those of another
+// thread.
 func ReadFiles(procRoot string, pid uint32) (Files, error) {
-	dir := filepath.Join(procRoot, strconv.FormatUint(uint64(pid), 10))
+	dir, err := procfs.Open(procRoot).Live(pid)
+	if err != nil {
+		return Files{}, fmt.Errorf("find process %d: %w", pid, err)
+	}
 	limits, err := os.Open(filepath.Join(dir, "limits"))
 	if err != nil {
 		return Files{}, fmt.Errorf("read the limits of process %d: %w", pid, err)

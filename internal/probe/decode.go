@@ -76,7 +76,8 @@ const maxNames = 4096
 // decoder turns records into events without allocating: names, of which there are
 // few, are kept.
 type decoder struct {
-	wallOffset int64 // ns: CLOCK_REALTIME - CLOCK_BOOTTIME
+	clock      bootClock
+	wallOffset int64 // ns: the wall clock less the clock of events
 	kernelAddr bool  // fill in Event.SkAddr
 	names      map[[16]uint8]string
 	lastComm   [16]uint8 // most events are of the process that the one before was of
@@ -84,8 +85,10 @@ type decoder struct {
 }
 
 func newDecoder(kernelAddr bool) *decoder {
+	clock := newBootClock()
 	return &decoder{
-		wallOffset: wallOffset(),
+		clock:      clock,
+		wallOffset: clock.wallOffset(),
 		kernelAddr: kernelAddr,
 		names:      make(map[[16]uint8]string),
 	}

@@ -27,7 +27,7 @@ func checkPrivileges() error {
 	for _, c := range needed {
 		name := strings.ToUpper(c.String())
 		lack.Needed = append(lack.Needed, name)
-		if !holds(have, cap.Effective, c) {
+		if _, ok := held(have, c); !ok {
 			lack.Missing = append(lack.Missing, name)
 		}
 	}
@@ -56,16 +56,18 @@ var tasks = [...][]cap.Value{
 	CloseSockets:     {cap.NET_ADMIN},
 }
 
-// holds reports whether the kernel lets a process with these capabilities do what c is
-// for. It takes CAP_SYS_ADMIN for CAP_BPF and CAP_PERFMON, which were split off from it
-// in Linux 5.8 (bpf_capable, perfmon_capable). Runtimes that do not know them, such as
-// Docker 20.10 with --privileged, give CAP_SYS_ADMIN alone.
-func holds(have *cap.Set, flag cap.Flag, c cap.Value) bool {
-	has := func(c cap.Value) bool {
-		ok, err := have.GetFlag(flag, c)
-		return err == nil && ok
+// held returns the capability by which a process that has these may do what c is for: c
+// itself, or CAP_SYS_ADMIN for CAP_BPF and CAP_PERFMON, which were split off from it in
+// Linux 5.8 (bpf_capable, perfmon_capable). Runtimes that do not know them, such as
+// Docker 20.10 with --privileged, give CAP_SYS_ADMIN alone. It is false if there is none.
+func held(have *cap.Set, c cap.Value) (cap.Value, bool) {
+	if ok, err := have.GetFlag(cap.Effective, c); err == nil && ok {
+		return c, true
 	}
-	return has(c) || (c == cap.BPF || c == cap.PERFMON) && has(cap.SYS_ADMIN)
+	if c != cap.BPF && c != cap.PERFMON {
+		return c, false
+	}
+	return held(have, cap.SYS_ADMIN)
 }
 
 // DropPrivileges gives up, in every thread and for good, all capabilities but those of the
@@ -75,11 +77,9 @@ func DropPrivileges(keep ...Task) error {
 	have, kept := cap.GetProc(), cap.NewSet()
 	for _, task := range keep {
 		for _, c := range tasks[task] {
-			if ok, err := have.GetFlag(cap.Permitted, c); err == nil && !ok {
-				if !holds(have, cap.Permitted, c) {
-					continue
-				}
-				c = cap.SYS_ADMIN
+			c, ok := held(have, c)
+			if !ok {
+				continue
 			}
 			for _, flag := range []cap.Flag{cap.Permitted, cap.Effective} {
 				if err := kept.SetFlag(flag, true, c); err != nil {

@@ -203,13 +203,13 @@ func (p *Probe) SetDeadline(t time.Time) {
 // caughtUp prepares for a wait: events may still come without a wakeup.
 func (p *Probe) caughtUp() {
 	p.waitAtMost(pollInterval)
-	p.decoder.wallOffset = wallOffset() // the wall clock may have been set
+	p.decoder.wallOffset = p.decoder.clock.wallOffset() // the wall clock may have been set
 	p.untilLoss = 0
 }
 
 // Now is the time since the boot in ns, by the clock that events have: in a time
 // namespace, CLOCK_BOOTTIME of clock_gettime(2) is another one.
-func (p *Probe) Now() uint64 { return bootNow() }
+func (p *Probe) Now() uint64 { return uint64(p.decoder.clock.now()) }
 
 // More reports whether another event waits already.
 func (p *Probe) More() bool { return p.more }
@@ -222,7 +222,7 @@ func (p *Probe) lostSince(ev *tcp.Event) bool {
 	if o.Lost.Get(&now.Lost) != nil || o.Untracked.Get(&now.Untracked) != nil || o.Missed.Get(&now.MissedTransitions) != nil {
 		return false
 	}
-	boot := bootNow()
+	boot := p.Now()
 	*ev = tcp.Event{Kind: tcp.Lost, BootNS: boot, Time: int64(boot) + p.decoder.wallOffset, UID: tcp.NoUID, FD: tcp.NoFD}
 	switch {
 	case now.Lost != p.seen.Lost:

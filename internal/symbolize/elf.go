@@ -80,8 +80,8 @@ func openELF(r io.ReaderAt) (f *elf.File, err error) {
 	return elf.NewFile(r)
 }
 
-// newObject reads the headers of an ELF file. Of what is none, or is not for
-// 64 bits in little-endian order, it knows nothing.
+// newObject reads the headers of an ELF file. The object knows nothing of a file
+// that is not ELF, or not for 64 bits in little-endian order.
 func newObject(file io.ReaderAt) (o *object) {
 	o = &object{file: file}
 	f, err := openELF(&budget{file, maxHeaderBytes})

@@ -13,7 +13,7 @@ import (
 // functions: .gopclntab, as Go 1.18 and later write it; see runtime/symtab.go and
 // runtime/symtabinl.go. It is read where it lies, a few hundred bytes for an
 // address: debug/gosym would copy and expand it, to 40 MB for kubectl, and does
-// not know of inlined calls, so that it tells the wrong function for many a
+// not know of inlined calls, so that it names the wrong function for many a
 // short one.
 type goTable struct {
 	base    int64  // where it begins in the file

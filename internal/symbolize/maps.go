@@ -33,7 +33,7 @@ type mapping struct {
 	file       fileKey // the zero key where the file could not be opened
 }
 
-// fileKey tells whether a file is one that we know, and unchanged.
+// fileKey identifies the contents of a file: one that changed has another key.
 type fileKey struct {
 	dev, inode uint64
 	mtime      unix.Timespec
@@ -41,7 +41,7 @@ type fileKey struct {
 
 // process is what is known of a process. It stays true when the process is gone.
 type process struct {
-	identity string
+	identity identity
 	checked  time.Time // when identity was last compared
 	read     time.Time // when maps was read
 	maps     []mapping // by address
@@ -104,59 +104,42 @@ func parseMapping(line string) (m mapping, err error) {
 	return m, nil
 }
 
-// parseIdentity reads /proc/PID/stat and returns what tells this program in this
-// process from any other, before and after: when the process began, and where
-// execve() put its code and its stack.
-func parseIdentity(r io.Reader) (string, error) {
-	text, err := io.ReadAll(io.LimitReader(r, 4096))
-	if err != nil {
-		return "", fmt.Errorf("read process status: %w", err)
-	}
-	rest := string(text)[bytes.LastIndexByte(text, ')')+1:]
-	fields := strings.Fields(rest)
-	if len(fields) < 26 {
-		return "", fmt.Errorf("parse process status %.40q: too few fields", text)
-	}
-	return fields[19] + " " + fields[23] + " " + fields[25], nil
+// identity distinguishes this program in this process from any other, before it or
+// after it.
+type identity struct {
+	start uint64    // when the process began
+	exec  [2]uint64 // where execve() put its code and its stack
 }
 
-// identity returns parseIdentity of a process that exists.
-func (s *Symbolizer) identity(pid uint32) (string, error) {
-	return readFile(s.dir(pid), "stat", parseIdentity)
+func (s *Symbolizer) identity(pid uint32) (identity, error) {
+	stat, err := s.proc.Stat(pid)
+	return identity{stat.Start, stat.Exec}, err
 }
 
 // readMaps returns the mappings of a process and opens the files that are new to
 // us; nil if it is exiting or may not be read.
 func (s *Symbolizer) readMaps(pid uint32) []mapping {
-	dir := s.dir(pid)
-	maps, err := readFile(dir, "maps", func(r io.Reader) ([]mapping, error) { return parseMaps(r), nil })
+	dir, err := s.proc.Live(pid)
 	if err != nil {
 		return nil
 	}
+	f, err := os.Open(filepath.Join(dir, "maps"))
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	maps := parseMaps(f)
 	for i := range maps {
 		maps[i].file = s.openMapped(dir, &maps[i])
 	}
 	return maps
 }
 
-func (s *Symbolizer) dir(pid uint32) string {
-	return filepath.Join(s.procRoot, strconv.FormatUint(uint64(pid), 10))
-}
-
-func readFile[T any](dir, name string, parse func(io.Reader) (T, error)) (v T, err error) {
-	f, err := os.Open(filepath.Join(dir, name))
-	if err != nil {
-		return v, err
-	}
-	defer f.Close()
-	return parse(f)
-}
-
-// openMapped sees to it that the file behind a mapping is among those known. It
+// openMapped makes sure that the file behind a mapping is among those known. It
 // asks map_files first: that is the file itself, also where it was removed,
 // replaced, or lies in another mount namespace, but CAP_CHECKPOINT_RESTORE or
 // CAP_SYS_ADMIN is needed. The path, taken from the root of the process, may
-// show another file by now. Its inode number tells; the device does not, as
+// show another file by now. Its inode number decides; the device does not, because
 // btrfs and overlayfs show another one in maps than to stat(2).
 func (s *Symbolizer) openMapped(dir string, m *mapping) fileKey {
 	if m.inode == 0 || !strings.HasPrefix(m.path, "/") {
@@ -207,7 +190,8 @@ func openIn(root, path string) (int, error) {
 	})
 }
 
-// reopen makes a descriptor of openIn readable if it is of a regular file.
+// reopen makes a descriptor of openIn readable if it is of a regular file. It does
+// not wait for whoever holds a lease on the file (O_NONBLOCK, see fcntl(2)).
 func reopen(fd int) (*os.File, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
@@ -217,5 +201,5 @@ func reopen(fd int) (*os.File, error) {
 		return nil, unix.EINVAL
 	}
 	// Our own descriptor: this is the live /proc, whatever procRoot is.
-	return os.Open("/proc/self/fd/" + strconv.Itoa(fd))
+	return os.OpenFile("/proc/self/fd/"+strconv.Itoa(fd), os.O_RDONLY|unix.O_NONBLOCK, 0)
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"path"
 	"time"
+
+	"github.com/tcptrace/tcptrace/internal/procfs"
 )
 
 // The bounds of a Symbolizer. Beside them it holds what it knows of a process,
@@ -17,19 +19,26 @@ const (
 	maxLines     = 1     // file whose line tables are in memory, of maxLineBytes and 32 MiB of index at most
 )
 
-// Symbolizer names the code that addresses of user space belong to. Of Go
-// programs, stripped or not, it reads the tables of the Go runtime, of others the
+// Symbolizer names the code that addresses of user space belong to. For Go
+// programs, stripped or not, it reads the tables of the Go runtime; for others the
 // ELF symbols and the DWARF line tables, their own or those of a debug file that
-// they name. It reads files of the processes themselves and trusts none of them;
-// the strings that it returns are theirs and must be escaped before a terminal
-// sees them. It names neither code compiled at run time nor ELF files of 32 bits
+// they name. It reads files of the processes themselves and trusts none of them.
+// The strings that it returns come from these files: escape them before they reach
+// a terminal. It does not name code compiled at run time, nor ELF files of 32 bits
 // or of big-endian machines, and does not undo the inlining of C, C++ and Rust.
+//
+// It parses .gopclntab and .debug_line itself. debug/gosym does not know of inlined
+// calls and wants the whole table in memory; debug/dwarf needs .debug_info, and
+// allocates what a file asks for, which a hostile file makes all there is. The
+// packages of the OpenTelemetry eBPF profiler are the inside of an agent: they bring
+// gRPC and a cloud SDK along, and leave C lines to a server. What we need of the two
+// formats is shorter than that would be to wire.
 //
 // It belongs to one goroutine. What it remembers is bounded: 1024 files and 4096
 // processes, the ones used last, in at most 128 MiB of symbols and 160 MiB of
 // line tables, where a few MiB are usual.
 type Symbolizer struct {
-	procRoot  string
+	proc      procfs.Proc
 	processes cache[uint32, *process]
 	files     cache[fileKey, *object]
 	tables    cache[*table, []symbol]
@@ -45,16 +54,16 @@ type frameKey struct {
 // Frame is one function call of a stack, with as much as could be found out.
 type Frame struct {
 	Function string // as the language writes it, without parameters; "" if unknown
-	File     string // of the source, as the compiler was told; "" if unknown
+	File     string // of the source, as the compiler has it; "" if unknown
 	Line     int    // of the call; 0 if unknown
-	Module   string // the base name of the file mapped there; "" if none is
+	Module   string // the base name of the file mapped there; "" if it is not a file
 	// Offset is where the call returns to: the virtual address in Module, as
 	// addr2line(1) takes it, or the offset in that file if it cannot be read, or
 	// the address itself without Module.
 	Offset uint64
 }
 
-// String tells the most that is known on one line: "main.fetch at client.go:42",
+// String returns the most that is known on one line: "main.fetch at client.go:42",
 // "connect in libc.so.6", "libc.so.6+0x1234" or "0x7f0012345678".
 func (f Frame) String() string {
 	switch {
@@ -71,12 +80,12 @@ func (f Frame) String() string {
 }
 
 // NewSymbolizer returns a Symbolizer that reads processes below procRoot
-// ("/proc"). To read those of others takes CAP_SYS_PTRACE; with
-// CAP_CHECKPOINT_RESTORE too, it finds files that were removed since they were
-// mapped.
+// ("/proc"), or none where that belongs to another PID namespace. To read
+// those of others takes CAP_SYS_PTRACE; with CAP_CHECKPOINT_RESTORE too, it finds
+// files that were removed since they were mapped.
 func NewSymbolizer(procRoot string) *Symbolizer {
 	return &Symbolizer{
-		procRoot:  procRoot,
+		proc:      procfs.Open(procRoot),
 		processes: newCache[uint32](maxProcesses, func(*process) {}),
 		files:     newCache[fileKey](maxFiles, (*object).close),
 		tables:    newCache[*table](maxTables, func([]symbol) {}),
@@ -109,11 +118,14 @@ func (s *Symbolizer) Remember(pid uint32) {
 // Symbolize names the addresses of a stack, innermost first: one Frame for each
 // address and one more for each Go call that the compiler inlined there.
 //
-// Every address is taken for one that a call returns to, and its call looked for
-// in the byte before: the next instruction may belong to another line, or to
-// another function if the call never returns. That holds for the innermost
-// address too, as the stacks are taken in system calls: it follows the
-// instruction that entered the kernel.
+// The innermost address follows the instruction that entered the kernel. Every
+// other one has to be one that a call returns to. The first that is not, as no call
+// is before it or it lies in no mapping, ends the stack: the code there keeps no
+// frame pointer, and what the walk found from then on are chance words. Where the
+// code or the mappings cannot be read, an address is believed.
+//
+// The call is looked for in the byte before an address: the next instruction may
+// belong to another line, or to another function if the call never returns.
 //
 // A process that Remember does not know is looked at now. One that it knows keeps
 // its pid here, even if a stranger got it meanwhile, until Remember meets the
@@ -127,18 +139,18 @@ func (s *Symbolizer) Symbolize(pid uint32, addrs []uint64) []Frame {
 		}
 	}
 	frames := make([]Frame, 0, len(addrs)+8)
-	for _, addr := range addrs {
-		frames = append(frames, s.name(pid, p, addr)...)
+	for i, addr := range addrs {
+		m, o := s.locateNow(pid, p, addr-1)
+		if len(p.maps) > 0 && (m == nil || i > 0 && !s.isReturn(p, addr)) {
+			break
+		}
+		frames = append(frames, s.name(m, o, addr)...)
 	}
 	return frames
 }
 
-func (s *Symbolizer) name(pid uint32, p *process, addr uint64) []Frame {
-	m, o := s.locate(p, addr-1)
-	if m == nil || o == nil && m.file != (fileKey{}) {
-		s.refresh(pid, p)
-		m, o = s.locate(p, addr-1)
-	}
+// name names an address in a mapping of a file, each of which may be nil.
+func (s *Symbolizer) name(m *mapping, o *object, addr uint64) []Frame {
 	if m == nil || m.path == "" {
 		return []Frame{{Offset: addr}}
 	}
@@ -161,6 +173,16 @@ func (s *Symbolizer) name(pid uint32, p *process, addr uint64) []Frame {
 	return found
 }
 
+// locateNow is locate for a process that may have loaded another library since.
+func (s *Symbolizer) locateNow(pid uint32, p *process, addr uint64) (*mapping, *object) {
+	m, o := s.locate(p, addr)
+	if m == nil || o == nil && m.file != (fileKey{}) {
+		s.refresh(pid, p)
+		m, o = s.locate(p, addr)
+	}
+	return m, o
+}
+
 // locate returns the mapping that holds an address and its file, each nil if it
 // is not known.
 func (s *Symbolizer) locate(p *process, addr uint64) (*mapping, *object) {
@@ -171,11 +193,11 @@ func (s *Symbolizer) locate(p *process, addr uint64) (*mapping, *object) {
 	return m, s.files.get(m.file)
 }
 
-// refresh reads the mappings of a process again, for it may have loaded another
-// library since. It does so once a second and if the process is still the same.
+// refresh reads the mappings of a process again. It does so once a second and if
+// the process is still the same.
 func (s *Symbolizer) refresh(pid uint32, p *process) {
 	now := time.Now()
-	if now.Sub(p.read) < recheck || p.identity == "" {
+	if now.Sub(p.read) < recheck || p.identity == (identity{}) {
 		return
 	}
 	p.read = now

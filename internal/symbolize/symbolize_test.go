@@ -60,9 +60,14 @@ func buildGo(t testing.TB, flags ...string) string {
 
 func buildC(t testing.TB, flags ...string) string {
 	t.Helper()
-	name := filepath.Join(t.TempDir(), "server")
-	runTool(t, "testdata/symbols", "gcc", append([]string{"-O1", "-fno-omit-frame-pointer", "-fno-optimize-sibling-calls",
-		"-Wno-frame-address", "-o", name, "server.c"}, flags...)...)
+	return compile(t, "server.c", append([]string{"-fno-optimize-sibling-calls"}, flags...)...)
+}
+
+func compile(t testing.TB, source string, flags ...string) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), strings.TrimSuffix(source, ".c"))
+	runTool(t, "testdata/symbols", "gcc", append([]string{"-O1", "-fno-omit-frame-pointer", "-Wno-frame-address",
+		"-o", name, source}, flags...)...)
 	return name
 }
 
@@ -239,16 +244,78 @@ func TestComplete(t *testing.T) {
 	}
 }
 
+// TestCompleteTailCall misses the function that main reaches by a call and a jump.
+func TestCompleteTailCall(t *testing.T) {
+	p := start(t, compile(t, "tail.c", "-foptimize-sibling-calls", "-fno-ipa-cp", "-fno-inline"))
+	s := symbolizer(t, "/proc")
+	s.Remember(p.pid)
+	inConnectTo, inMain, show := p.addrs[0], p.addrs[1], p.addrs[2]
+	want := []uint64{inConnectTo - 1, inConnectTo, inMain}
+	if got := s.Complete(p.pid, []uint64{want[0], inMain}, []uint64{show, inConnectTo}); !slices.Equal(got, want) {
+		t.Errorf("got %x, want %x: %v", got, want, text(s.Symbolize(p.pid, p.addrs[:2])))
+	}
+	alone := []uint64{want[0], inConnectTo}
+	if got := s.Complete(p.pid, alone, []uint64{inMain}); !slices.Equal(got, alone) {
+		t.Errorf("main is not called by connect_to: got %x, want %x", got, alone)
+	}
+}
+
+// TestSymbolizeEnds has stacks that go on with what is no return address.
+func TestSymbolizeEnds(t *testing.T) {
+	p := start(t, buildC(t, "-g"))
+	s := symbolizer(t, "/proc")
+	all := text(p.symbolize(s))
+	function := p.top[1] // a pointer to show(), as main's frame has some to functions
+	for what, test := range map[string]struct {
+		addrs []uint64
+		want  []string
+	}{
+		"whole":               {p.addrs, all},
+		"no mapping":          {[]uint64{p.addrs[0], p.addrs[1], 1 << 20, p.addrs[2]}, all[:2]},
+		"data":                {[]uint64{p.addrs[0], p.addrs[1], stackWord(t, p), p.addrs[2]}, all[:2]},
+		"a function":          {[]uint64{p.addrs[0], p.addrs[1], function, p.addrs[2]}, all[:2]},
+		"between two":         {[]uint64{p.addrs[0], p.addrs[1] + 1, p.addrs[2]}, all[:1]},
+		"nothing is mapped":   {[]uint64{1 << 20, p.addrs[0]}, nil},
+		"where it was itself": {[]uint64{p.addrs[1] + 1, p.addrs[2]}, nil},
+	} {
+		got := text(s.Symbolize(p.pid, test.addrs))
+		if what == "where it was itself" { // a system call is not a call
+			test.want = []string{got[0], all[2]}
+		}
+		if !slices.Equal(got, test.want) {
+			t.Errorf("%s: got %q, want %q", what, got, test.want)
+		}
+	}
+}
+
+// stackWord returns an address that is mapped and holds no code.
+func stackWord(t *testing.T, p *program) uint64 {
+	t.Helper()
+	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", p.pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(maps)) {
+		var start uint64
+		if n, _ := fmt.Sscanf(line, "%x-", &start); n == 1 && strings.Contains(line, "[stack]") {
+			return start + 64
+		}
+	}
+	t.Fatal("it has no stack")
+	return 0
+}
+
 // TestCallBefore has the calls that compilers write, each with its size.
 func TestCallBefore(t *testing.T) {
 	tests := map[string]int{
 		"90 90 90 ff d0": 2, "90 90 41 ff d4": 2, "90 90 90 ff 10": 2,
 		"90 90 ff 50 08": 3, "90 ff 14 d0 90": 0, "90 90 ff 14 d0": 3, "90 ff 54 24 08": 4,
 		"ff 15 01 02 03 04": 6, "ff 90 01 02 03 04": 6, "ff 94 24 01 02 03 04": 7, "ff 14 25 01 02 03 04": 7,
+		"3e ff d0 90 90": 0, "90 90 3e ff d0": 2, "90 90 90 eb fe": 0,
 		"e8 ff 00 00 00": 5, "90 90 90 90 90": 0, "ff e0": 0,
 	}
 	if runtime.GOARCH == "arm64" {
-		tests = map[string]int{"01 00 00 94": 4, "60 02 3f d6": 4, "60 02 1f d6": 0}
+		tests = map[string]int{"01 00 00 94": 4, "60 02 3f d6": 4, "60 02 1f d6": 0, "1f 08 3f d6": 4, "01 08 3f d7": 4, "1f 0c 3f d6": 4}
 	}
 	for text, want := range tests {
 		code, err := hex.DecodeString(strings.ReplaceAll(text, " ", ""))
@@ -309,6 +376,7 @@ func contain(t testing.TB, p *program) container {
 	t.Helper()
 	c := container{proc: t.TempDir(), pid: p.pid}
 	dir := filepath.Join(c.proc, strconv.Itoa(int(p.pid)))
+	copyFile(t, "/proc/2/stat", filepath.Join(c.proc, "2/stat")) // of the initial PID namespace
 	c.root = filepath.Join(dir, "root")
 	copyFile(t, p.name, filepath.Join(c.root, "app/server"))
 	live := filepath.Join("/proc", strconv.Itoa(int(p.pid)))

@@ -25,7 +25,7 @@ type Filter struct {
 	UIDs        []uint32
 	Comm        []string // process names, or globs as in path.Match
 	Cgroups     []string // cgroup paths, all below included, or globs as in path.Match
-	Containers  []string // container ids, or the beginning of one
+	Containers  []string // ids of containers, or their beginnings; of an outer one too
 }
 
 // verdict is what is known of a socket after one of its events. The order
@@ -132,7 +132,9 @@ func (f *Filter) owner(ev *Event) bool {
 
 func (f *Filter) place(ev *Event) bool {
 	return anyOf(f.Cgroups, ev.Cgroup, contains) &&
-		anyOf(f.Containers, ev.ContainerID, func(want, id string) bool { return strings.HasPrefix(id, want) })
+		anyOf(f.Containers, ev, func(want string, ev *Event) bool {
+			return strings.HasPrefix(ev.ContainerID, want) || inContainer(ev.Cgroup, want)
+		})
 }
 
 func among[T comparable](wanted []T, v T) bool {
@@ -148,7 +150,7 @@ func within(wanted []netip.Prefix, addr netip.Addr) bool {
 	return len(wanted) == 0
 }
 
-func anyOf(wanted []string, v string, fits func(want, v string) bool) bool {
+func anyOf[T any](wanted []string, v T, fits func(want string, v T) bool) bool {
 	for _, want := range wanted {
 		if fits(want, v) {
 			return true

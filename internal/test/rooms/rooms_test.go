@@ -19,10 +19,11 @@ const module = "github.com/tcptrace/tcptrace/"
 var rooms = map[string][]string{
 	"internal/tcp":       nil,
 	"internal/terminal":  nil,
-	"internal/symbolize": nil,
+	"internal/procfs":    nil,
+	"internal/symbolize": {"internal/procfs"},
 	"internal/probe":     {"internal/tcp"},
 	"internal/recording": {"internal/tcp"},
-	"internal/enrich":    {"internal/tcp"},
+	"internal/enrich":    {"internal/tcp", "internal/procfs"},
 	"internal/pipeline":  {"internal/tcp", "internal/enrich"},
 	"internal/leak":      {"internal/tcp", "internal/pipeline", "internal/enrich", "internal/symbolize"},
 	"internal/output":    {"internal/tcp", "internal/leak", "internal/symbolize"},

@@ -1,0 +1,88 @@
+package enrich
+
+import (
+	"bufio"
+	"io"
+	"strings"
+
+	"github.com/tcptrace/tcptrace/internal/procfs"
+	"github.com/tcptrace/tcptrace/internal/tcp"
+)
+
+// ownerKey tells owners apart without a look at /proc. A pid alone is not enough,
+// because the kernel gives it again. A new process with the same pid, name and
+// cgroup is found by its start time at the next check.
+type ownerKey struct {
+	pid    uint32
+	comm   string // as the event has it
+	cgroup uint64
+}
+
+type owner struct {
+	comm, container string // as they were at the last check
+	start           uint64 // when the process began, in ticks since the boot
+	check           uint64 // event time from which it is to be read again
+}
+
+// fillOwner adds what the process says of itself: the container, where no cgroup
+// path names it, and the name, where the event is a row. The kernel noted the name
+// when the process last did something with the socket; execve() has changed it
+// since.
+func (e *Enricher) fillOwner(ev *tcp.Event) {
+	wantsContainer := ev.ContainerID == "" && e.byOwner
+	wantsName := ev.Kind == tcp.Socket && ev.Holder == tcp.Held
+	if ev.OwnerSource == "" || !e.proc.HasEventPIDs() || !wantsContainer && !wantsName {
+		return
+	}
+	o := e.owner(ev)
+	if wantsContainer {
+		ev.ContainerID = o.container
+	}
+	if wantsName && o.comm != "" {
+		ev.Comm = o.comm
+	}
+}
+
+// owner reads the owner of an event, or remembers it. A process that is gone keeps
+// what is known of it: its sockets may outlive it. One that no longer holds the
+// socket is not read again: its pid may be another's by now.
+func (e *Enricher) owner(ev *tcp.Event) owner {
+	key := ownerKey{ev.PID, ev.Comm, ev.CgroupID}
+	o, known := e.owners[key]
+	if known && ev.BootNS < o.check || ev.Holder == tcp.Gone {
+		return o
+	}
+	o.check = ev.BootNS + retryNS
+	// A process that began after the event is a stranger that got the pid.
+	if stat, err := e.proc.Stat(ev.PID); err == nil && stat.Start*procfs.Tick <= ev.BootNS {
+		if stat.Start != o.start {
+			o.container = ""
+		}
+		o.start, o.comm = stat.Start, stat.Name
+		// Read each time: a runtime moves a process into the container after it
+		// has begun. One that just exited has no cgroup any more.
+		if id, err := procfs.Read(e.proc, ev.PID, "cgroup", parseContainer); err == nil && id != "" {
+			o.container = id
+		}
+	}
+	if !known && len(e.owners) >= maxOwners {
+		clear(e.owners)
+	}
+	e.owners[key] = o
+	return o
+}
+
+// parseContainer reads /proc/PID/cgroup, see cgroups(7), and returns the first
+// container id in it: every hierarchy that knows of the container has the same.
+func parseContainer(r io.Reader) (string, error) {
+	lines := bufio.NewScanner(r)
+	for lines.Scan() {
+		// 4:memory:/docker/ID; the path may hold colons of its own
+		if part := strings.SplitN(lines.Text(), ":", 3); len(part) == 3 {
+			if id := tcp.ContainerID(part[2]); id != "" {
+				return id, nil
+			}
+		}
+	}
+	return "", lines.Err()
+}
