@@ -46,7 +46,7 @@ func (w *leakWatch) live() error {
 	defer context.AfterFunc(ctx, p.Stop)()
 	// The rows are of no use here, Rows gives them again, but it takes this look for
 	// the probe to know what existed before it.
-	if err := p.Seed(func(*tcp.Event) error { return nil }); err != nil {
+	if err := w.env.warnSkipped(p.Seed(func(*tcp.Event) error { return nil })); err != nil {
 		return err
 	}
 	if err := w.openScreen(); err != nil {

@@ -18,6 +18,8 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/tcptrace/tcptrace/internal/probe"
 )
 
 // The exit statuses beside 0.
@@ -39,6 +41,15 @@ type env struct {
 	ctx            context.Context // its end ends a live trace in order
 	stdin          io.Reader
 	stdout, stderr io.Writer
+}
+
+// warnSkipped says what a walk over the sockets had to leave out, which is not an error.
+func (e *env) warnSkipped(err error) error {
+	if skipped, ok := errors.AsType[*probe.SkippedError](err); ok {
+		fmt.Fprintf(e.stderr, "tcptrace: %v\n", skipped)
+		return nil
+	}
+	return err
 }
 
 // cli is the command line. It is the only list of flags: parser, help and

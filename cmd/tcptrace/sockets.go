@@ -34,7 +34,7 @@ func (c *socketsCmd) Run(e *env) error {
 		}
 		return out.Write(socket)
 	})
-	if err != nil {
+	if err := e.warnSkipped(err); err != nil {
 		return err
 	}
 	return out.Flush()

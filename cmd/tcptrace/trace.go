@@ -92,7 +92,7 @@ func (c *traceCmd) live(e *env, s *stream) error {
 	defer context.AfterFunc(ctx, p.Stop)()
 
 	s.source, s.enrich = p, enrich.New("/proc", "")
-	if err = p.Seed(s.handle); err == nil {
+	if err = e.warnSkipped(p.Seed(s.handle)); err == nil {
 		err = probe.DropPrivileges()
 	}
 	if err == nil {

@@ -155,6 +155,7 @@ type Event struct {
 	FD          int32  // NoFD: unknown
 	OwnerSource OwnerSource
 	Holder      Holder
+	Unaccepted  bool   // it waits in its listener's accept queue; the owner is the one of the listener
 	CgroupID    uint64 // cgroup v2 id, the inode of its directory; 0: unknown
 	Cgroup      string // cgroup v2 path, raw; filled in by enrich
 	ContainerID string // filled in by enrich
