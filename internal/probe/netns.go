@@ -23,7 +23,10 @@ type SkippedError struct {
 }
 
 func (e *SkippedError) Error() string {
-	return fmt.Sprintf("skipped %d network namespaces, whose sockets are not listed: %v", e.Count, e.Why)
+	if e.Count == 1 {
+		return fmt.Sprintf("the sockets of a network namespace are not listed: %v", e.Why)
+	}
+	return fmt.Sprintf("the sockets of %d network namespaces are not listed; of one of them: %v", e.Count, e.Why)
 }
 
 func (e *SkippedError) Unwrap() error { return e.Why }
@@ -232,15 +235,24 @@ func openNamespace(root, path string) (*os.File, error) {
 		return nil, &os.PathError{Op: "open network namespace", Path: root + path, Err: err}
 	}
 	defer unix.Close(at)
-	self := fmt.Sprintf("/proc/self/fd/%d", at)
-	if linkedNamespace(self) == 0 { // no other file has such a name, which lacks the slash
+	if !isNamespaceFile(at) {
 		return nil, fmt.Errorf("open network namespace %s%s: another file is there", root, path)
 	}
-	fd, err := unix.Open(self, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", at), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "open network namespace", Path: root + path, Err: err}
 	}
 	return os.NewFile(uintptr(fd), root+path), nil
+}
+
+// isNamespaceFile reports whether fd is in the file system of the namespaces, and asks no
+// file server.
+func isNamespaceFile(fd int) bool {
+	var st unix.Statx_t
+	var own unix.Stat_t
+	return unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, 0, &st) == nil &&
+		unix.Stat("/proc/self/ns/net", &own) == nil &&
+		unix.Mkdev(st.Dev_major, st.Dev_minor) == own.Dev
 }
 
 // resolveCached is RESOLVE_CACHED of linux/openat2.h.
