@@ -200,7 +200,7 @@ func sockmapReads(n *netns, parses bool) {
 	s := n.served(c)
 	s.accept(l)
 	n.rest()
-	passing(s, parses)
+	inSockmap(s, parses)
 	read := 0
 	eventually(patience, "the program has read what came", func() bool {
 		stranger.do(fmt.Sprint("write ", c.holderFD))
@@ -218,8 +218,8 @@ connect  SYN_RECV>ESTABLISHED    handshake_done
 close    ESTABLISHED>CLOSE_WAIT  fin_received`)
 }
 
-// passing puts s in a sockmap whose verdict lets everything pass.
-func passing(s *sock, parses bool) {
+// inSockmap puts s in a sockmap whose verdict takes everything from it.
+func inSockmap(s *sock, parses bool) {
 	sockets := must(ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.SockMap, KeySize: 4, ValueSize: 8, MaxEntries: 1}))
 	s.n.undo = append(s.n.undo, func() { sockets.Close() })
 	attach := func(to ebpf.AttachType, result asm.Instruction) {
@@ -228,12 +228,11 @@ func passing(s *sock, parses bool) {
 		defer prog.Close()
 		check(link.RawAttachProgram(link.RawAttachProgramOptions{Target: sockets.FD(), Program: prog, Attach: to}), "attach to the sockmap")
 	}
-	verdict := ebpf.AttachSkSKBStreamVerdict
 	if parses {
 		attach(ebpf.AttachSkSKBStreamParser, asm.LoadMem(asm.R0, asm.R1, 0, asm.Word)) // the length of the data
 	}
-	const pass = 1 // SK_PASS
-	attach(verdict, asm.Mov.Imm(asm.R0, pass))
+	const drop = 0 // SK_DROP
+	attach(ebpf.AttachSkSKBStreamVerdict, asm.Mov.Imm(asm.R0, drop))
 	check(sockets.Put(uint32(0), uint64(s.fd)), "put the socket in the sockmap")
 }
 
