@@ -198,6 +198,14 @@ struct in6_addr {
 	} in6_u;
 };
 
+struct hlist_node {
+	struct hlist_node *next, **pprev;
+};
+
+struct list_head {
+	struct list_head *next;
+};
+
 struct sock_common {
 	__be32 skc_daddr;
 	__be32 skc_rcv_saddr;
@@ -206,6 +214,7 @@ struct sock_common {
 	unsigned short skc_family;
 	volatile unsigned char skc_state;
 	int skc_bound_dev_if;
+	struct hlist_node skc_bind_node; /* the list of those that share its port */
 	possible_net_t skc_net;
 	struct in6_addr skc_v6_daddr;
 	struct in6_addr skc_v6_rcv_saddr;
@@ -237,8 +246,14 @@ struct inet_sock {
 	__be16 inet_sport;
 };
 
+struct request_sock_queue {
+	struct request_sock *rskq_accept_head;
+};
+
 struct inet_connection_sock {
 	struct inet_sock icsk_inet;
+	struct request_sock_queue icsk_accept_queue;
+	void *icsk_ulp_data;                 /* of a subflow: its mptcp_subflow_context */
 	struct timer_list icsk_delack_timer; /* keeps its time when it has run */
 	struct {
 		u32 dst_quick_ack : 1; /* not in 6.1 */
@@ -255,14 +270,24 @@ struct tcp_sock {
 	u32 srtt_us;    /* << 3 */
 	u32 rcv_tstamp; /* jiffies of the last ACK */
 	u32 total_retrans;
+	u32 snd_nxt;
 	u64 bytes_sent;
+	u64 bytes_retrans;
+	u64 bytes_acked;
 	u64 bytes_received;
 	int linger2;
 	bool is_mptcp; /* 5.6+ with CONFIG_MPTCP */
 };
 
 struct mptcp_sock {
-	struct sock *first; /* the first subflow */
+	struct sock *first;         /* the first subflow */
+	struct list_head conn_list; /* all of them, by mptcp_subflow_context.node */
+};
+
+struct mptcp_subflow_context {
+	struct list_head node;
+	struct sock *tcp_sock; /* the subflow */
+	struct sock *conn;     /* the mptcp_sock */
 };
 
 /* The mini-socket that stands in for TIME_WAIT and an orphan's FIN_WAIT2. */
@@ -275,6 +300,8 @@ struct inet_timewait_sock {
 /* The request sock: a half-open connection. */
 struct request_sock {
 	struct sock_common __req_common;
+	struct request_sock *dl_next; /* in the accept queue */
+	struct sock *sk;              /* ... the child */
 	struct timer_list rsk_timer;
 };
 
@@ -289,13 +316,25 @@ struct tcp_request_sock {
 	bool is_mptcp;
 };
 
-/* Segments: the addresses of one that is freed. */
+/* Segments: the addresses of one that is freed, and the device that it came in by. */
 struct net_device {
 	possible_net_t nd_net;
 };
 
+struct inet_skb_parm {
+	int iif;
+};
+
+struct tcp_skb_cb {
+	union {
+		struct inet_skb_parm h4; /* of IPv6 the same field is first, too */
+	} header;
+};
+
 struct sk_buff {
 	struct net_device *dev;
+	char cb[48];
+	int skb_iif;
 	__be16 protocol;
 	u16 transport_header;
 	u16 network_header;
@@ -307,6 +346,11 @@ struct seq_file;
 /* The user's registers: x86-64 and arm64 call the stack pointer alike. */
 struct pt_regs {
 	unsigned long sp;
+	unsigned long orig_ax; /* number of the system call */
+};
+
+struct pt_regs___arm64 {
+	s32 syscallno;
 };
 
 /* What the tracepoints syscalls:sys_exit_* hand over. */

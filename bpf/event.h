@@ -85,10 +85,11 @@ enum owner_source {
 } __attribute__((packed));
 
 enum event_flags {
-	EVENT_MPTCP = 1,    /* a subflow of an MPTCP connection */
-	EVENT_COUNTERS = 2, /* bytes_*, retransmits and srtt_us apply */
-	EVENT_QUEUES = 4,   /* *_queue apply */
-	EVENT_DROPS = 8,    /* drops applies */
+	EVENT_MPTCP = 1,       /* a subflow of an MPTCP connection */
+	EVENT_COUNTERS = 2,    /* bytes_*, retransmits and srtt_us apply */
+	EVENT_QUEUES = 4,      /* *_queue apply */
+	EVENT_DROPS = 8,       /* drops applies */
+	EVENT_UNACCEPTED = 32, /* nobody has accepted the connection yet */
 } __attribute__((packed));
 
 struct event {

@@ -9,6 +9,7 @@
 
 #include "trace.h"
 
+#define PF_EXITING 0x00000004
 #define PF_KTHREAD 0x00200000
 #define ECONNABORTED 103
 
@@ -37,13 +38,56 @@ static __always_inline void read_own_comm(char *comm)
 	}
 }
 
-/* A kernel thread is no owner: it only finishes what a process began (delayed fput,
+static __always_inline u32 current_flags(void)
+{
+	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf))
+		return bpf_get_current_task_btf()->flags;
+	return BPF_CORE_READ(current_task(), flags);
+}
+
+/* A kernel thread is not an owner: it only finishes what a process began (delayed fput,
  * the MPTCP worker). */
 static __always_inline bool in_kernel_thread(void)
 {
-	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf))
-		return bpf_get_current_task_btf()->flags & PF_KTHREAD;
-	return BPF_CORE_READ(current_task(), flags) & PF_KTHREAD;
+	return current_flags() & PF_KTHREAD;
+}
+
+/*
+ * The system calls by which a process gives up a descriptor, or takes one and drops it at
+ * once. 6 is close() of a 32-bit process.
+ */
+static __always_inline bool gives_up(u64 call, bool arm64)
+{
+	if (call == 436 || call == 426) /* close_range, io_uring_enter */
+		return true;
+	if (arm64) /* close, dup3, execve, execveat, recvmsg, recvmmsg, unshare */
+		return call == 57 || call == 24 || call == 221 || call == 281 || call == 212 || call == 243 || call == 97;
+	/* close, dup2, dup3, execve, execveat, recvmsg, recvmmsg, unshare */
+	return call == 3 || call == 6 || call == 33 || call == 292 || call == 59 || call == 322 || call == 47 ||
+	       call == 299 || call == 272;
+}
+
+/*
+ * only_looks: who looks at a file of another process (an iterator over open files, readlink()
+ * of /proc/PID/fd/N) holds a reference for a moment. If that is the last one, the close() is
+ * finished in its name, at the end of its system call (____fput). And who walks over the
+ * socket tables may handle what came while it held the socket's lock (release_sock).
+ */
+static __always_inline bool only_looks(const struct owner *o, u8 source)
+{
+	u32 pid = bpf_get_current_pid_tgid() >> 32;
+	struct pt_regs *regs;
+
+	if (source == OWNER_CONNECT || source == OWNER_LISTEN || (o->source != OWNER_NONE && o->pid == pid))
+		return false;
+	if (source != OWNER_CLOSE || !bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_task_pt_regs)) /* 5.15+ */
+		return pid == self_tgid;
+	if (current_flags() & PF_EXITING)
+		return false;
+	regs = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
+	if (bpf_core_field_exists(regs->orig_ax))
+		return !gives_up(BPF_CORE_READ(regs, orig_ax), false);
+	return !gives_up(BPF_CORE_READ((struct pt_regs___arm64 *)regs, syscallno), true);
 }
 
 /* own makes current the owner. */
@@ -53,6 +97,7 @@ static __always_inline void own(struct owner *o, u8 source)
 
 	if (in_kernel_thread())
 		return;
+	o->holder = source == OWNER_CLOSE ? HOLDER_GONE : HOLDER_HELD;
 	if (o->pid != pid || o->source == OWNER_NONE || o->source == OWNER_INHERITED) {
 		o->pid = pid;
 		o->source = source;
@@ -67,17 +112,19 @@ static __always_inline void inherit(struct owner *o, const struct sock_info *lis
 		return;
 	*o = listener->owner;
 	o->source = OWNER_INHERITED;
+	o->holder = HOLDER_UNKNOWN;
+	o->pass = 0;
 	o->fd = -1;
 }
 
-/* cgroup_id reads the cgroup v2 of the socket's creator. */
-static __always_inline u64 cgroup_id(const struct sock *sk)
+/* cgroup_id reads the cgroup v2 of the socket's creator; direct as in LOAD. */
+static __always_inline u64 cgroup_id(const struct sock *sk, bool direct)
 {
 	const struct sock_cgroup_data *data = &sk->sk_cgrp_data;
 	struct cgroup *cgroup;
 
 	if (bpf_core_field_exists(data->cgroup)) {
-		return data->cgroup->kn->id;
+		return direct ? data->cgroup->kn->id : BPF_CORE_READ(data, cgroup, kn, id);
 	} else {
 		const struct sock_cgroup_data___val *old = (const void *)data;
 		u64 val = BPF_CORE_READ(old, val);
@@ -92,12 +139,17 @@ static __always_inline u64 cgroup_id(const struct sock *sk)
 /*
  * tcp_rcv_space_adjust runs in the process that reads. That is the first sign of
  * who accepted a connection, and the only one of a descriptor that was passed on.
+ * A sockmap reads in softirq (tcp_read_sock from sk_psock_verdict_data_ready or
+ * strp_data_ready): nobody owns the lock then, and current is a stranger.
  */
 static __always_inline void first_use(struct sock *sk)
 {
 	u64 key = (u64)sk;
-	struct sock_info *info = bpf_map_lookup_elem(&socks, &key);
+	struct sock_info *info;
 
+	if (!sk->sk_lock.owned)
+		return;
+	info = bpf_map_lookup_elem(&socks, &key);
 	if (!info)
 		return;
 	if (info->owner.pid != bpf_get_current_pid_tgid() >> 32 ||
@@ -108,8 +160,8 @@ static __always_inline void first_use(struct sock *sk)
 #define S_IFMT 0170000
 #define S_IFSOCK 0140000
 
-/* tcp_sock_of finds the TCP socket of a file; of an MPTCP socket the first subflow. */
-static __always_inline struct sock *tcp_sock_of(struct file *file)
+/* sock_of finds the TCP or MPTCP socket of a file. */
+static __always_inline struct sock *sock_of(struct file *file)
 {
 	struct socket *sock;
 	struct sock *sk;
@@ -123,9 +175,24 @@ static __always_inline struct sock *tcp_sock_of(struct file *file)
 	if (family != AF_INET && family != AF_INET6)
 		return NULL;
 	protocol = BPF_CORE_READ(sk, sk_protocol);
-	if (protocol == IPPROTO_MPTCP && bpf_core_type_exists(struct mptcp_sock))
-		return BPF_CORE_READ((struct mptcp_sock *)sk, first);
+	if (protocol == IPPROTO_MPTCP)
+		return bpf_core_type_exists(struct mptcp_sock) ? sk : NULL;
 	return protocol == IPPROTO_TCP && BPF_CORE_READ(sk, sk_type) == SOCK_STREAM ? sk : NULL;
+}
+
+static __always_inline bool is_msk(const struct sock *sk)
+{
+	return bpf_core_type_exists(struct mptcp_sock) && BPF_CORE_READ(sk, sk_protocol) == IPPROTO_MPTCP;
+}
+
+/* tcp_sock_of finds the TCP socket of a file; of an MPTCP socket the first subflow. */
+static __always_inline struct sock *tcp_sock_of(struct file *file)
+{
+	struct sock *sk = sock_of(file);
+
+	if (sk && is_msk(sk))
+		return BPF_CORE_READ((struct mptcp_sock *)sk, first);
+	return sk;
 }
 
 /*

@@ -20,8 +20,23 @@ enum pass_mode {
 	PASS_REPLACE, /* owners not seen by PASS_MARK gave the socket away */
 };
 
-u32 pass;
 enum pass_mode pass_mode;
+
+/*
+ * What the last pass says of the rows that are being written: nothing (it is not fresh), what
+ * it saw, or also what it did not see (our PID namespace is the initial one, so it looked
+ * at every process).
+ */
+enum look_kind {
+	LOOK_STALE,
+	LOOK_PARTIAL,
+	LOOK_COMPLETE,
+};
+
+enum look_kind look;
+
+/* Holders that PASS_MARK found where it had not seen the known owner yet: then PASS_REPLACE follows. */
+u32 strangers;
 
 static __always_inline void hold(struct owner *o, struct task_struct *task, u32 pid, u32 fd)
 {
@@ -29,6 +44,7 @@ static __always_inline void hold(struct owner *o, struct task_struct *task, u32 
 	o->fd = fd;
 	o->pass = pass;
 	o->source = OWNER_SNAPSHOT;
+	o->holder = HOLDER_HELD;
 	read_comm(o->comm, task);
 }
 
@@ -38,40 +54,103 @@ static __always_inline void found_holder(struct sock_info *info, struct task_str
 	bool known = o->source != OWNER_NONE && o->source != OWNER_INHERITED;
 
 	if (known && o->pid == pid) {
-		if (o->pass != pass)
-			o->fd = fd;
+		if (o->pass == pass)
+			return;
+		o->fd = fd;
 		o->pass = pass;
+		read_comm(o->comm, task); /* execve() changes it */
 	} else if (!known || (pass_mode == PASS_REPLACE && o->pass != pass)) {
 		hold(o, task, pid, fd);
+	} else if (o->pass != pass) {
+		strangers++; /* one runs at a time */
 	}
 }
 
-static __always_inline void seed_from_file(struct sock *sk, struct task_struct *task, u32 pid, u32 fd)
+/*
+ * was_connected: a socket in CLOSE is news if its connection is over (reset, timed out, closed
+ * both ways): that leaves the address of the peer. tcp_disconnect clears it, and a new
+ * socket has none.
+ */
+static __always_inline bool was_connected(const struct sock *sk)
 {
-	struct sock_info info = {};
+	return BPF_CORE_READ(sk, __sk_common.skc_dport) != 0;
+}
+
+static __always_inline void seed(struct sock *sk, struct sock_info *info)
+{
+	struct sock_head head;
+	struct conn c;
 	u64 key = (u64)sk;
 
-	info.since = bpf_ktime_get_boot_ns();
-	info.sk = key;
-	info.state = BPF_CORE_READ(sk, __sk_common.skc_state);
-	info.kind = DURATION_AT_LEAST;
-	info.flags = INFO_ROW_DUE;
-	info.uid = -1; /* fill_row finds out, where its namespace is walked */
-	hold(&info.owner, task, pid, fd);
-	if (info.state == TCP_CLOSE) /* not connected yet: its first transition inserts it */
+	probe_conn(&c, sk, &head);
+	c.lport = bpf_ntohs(BPF_CORE_READ((struct inet_sock *)sk, inet_sport));
+	info->state = HEAD_FIELD(&head, skc_state);
+	if (info->state == TCP_CLOSE && !was_connected(sk)) /* its first transition inserts it */
 		return;
-	bpf_map_update_elem(&socks, &key, &info, BPF_NOEXIST);
+	if (!selected(&c) && !(info->state == TCP_LISTEN && listener_selected(&c)))
+		return;
+	info->since = bpf_ktime_get_boot_ns();
+	info->sk = key;
+	info->kind = DURATION_AT_LEAST;
+	info->flags = INFO_ROW_DUE;
+	info->uid = -1; /* fill_row finds out, where its namespace is walked */
+	bpf_map_update_elem(&socks, &key, info, BPF_NOEXIST);
+}
+
+/* Not inlined: an MPTCP file has several subflows. */
+static __noinline int sock_seen(struct sock *sk, struct task_struct *task, u32 fd)
+{
+	struct sock_info *info, fresh = {};
+	u64 key = (u64)sk;
+	u32 pid = task->tgid;
+
+	info = bpf_map_lookup_elem(&socks, &key);
+	if (info) {
+		found_holder(info, task, pid, fd);
+	} else if (pass_mode == PASS_SEED) {
+		hold(&fresh.owner, task, pid, fd);
+		seed(sk, &fresh);
+	}
+	return 0;
+}
+
+#define MAX_SUBFLOWS 8
+
+/* subflows_seen: all subflows of an MPTCP socket are behind its file. */
+static __always_inline void subflows_seen(struct mptcp_sock *msk, struct task_struct *task, u32 fd)
+{
+	struct list_head *end = (void *)msk + bpf_core_field_offset(struct mptcp_sock, conn_list);
+	struct list_head *at = BPF_CORE_READ(end, next);
+
+	for (int i = 0; i < MAX_SUBFLOWS && at && at != end; i++) {
+		struct mptcp_subflow_context *subflow =
+			(void *)at - bpf_core_field_offset(struct mptcp_subflow_context, node);
+		struct sock *sk = BPF_CORE_READ(subflow, tcp_sock);
+
+		if (sk)
+			sock_seen(sk, task, fd);
+		at = BPF_CORE_READ(at, next);
+	}
 }
 
 /*
- * An open file may be all that keeps a network namespace alive: netns.go looks at
- * it. It goes out as one number, pid above fd.
+ * An open file may be all that keeps a network namespace alive: one of the namespace, or a
+ * socket in it. netns.go looks at them.
  */
-static __always_inline void write_namespace(struct seq_file *seq, u32 pid, u32 fd)
-{
-	u64 name = (u64)pid << 32 | fd;
+struct namespace_file {
+	u32 netns; /* of a socket; 0: the file is a namespace */
+	u32 pid;
+	u32 fd;
+};
 
-	bpf_seq_write(seq, &name, sizeof(name));
+/* The namespace of the last socket: most sockets of a process are in one. */
+u32 last_netns;
+
+static __always_inline void write_namespace(struct seq_file *seq, u32 netns, u32 pid, u32 fd)
+{
+	struct namespace_file f = {netns, pid, fd};
+
+	bpf_seq_write(seq, &f, sizeof(f));
 }
 
 static __always_inline int file_seen(struct bpf_iter__task_file *ctx)
@@ -79,24 +158,25 @@ static __always_inline int file_seen(struct bpf_iter__task_file *ctx)
 	struct task_struct *task = ctx->task;
 	struct file *file = ctx->file;
 	struct sock *sk;
-	struct sock_info *info;
-	u64 key;
-	u32 pid;
+	u32 netns;
 
 	if (!task || !file)
 		return 0;
+	self_tgid = bpf_get_current_pid_tgid() >> 32;
 	if (BPF_CORE_READ(file, f_inode, i_sb, s_magic) == NSFS_MAGIC)
-		write_namespace(ctx->meta->seq, task->tgid, ctx->fd);
-	sk = tcp_sock_of(file);
+		write_namespace(ctx->meta->seq, 0, task->tgid, ctx->fd);
+	sk = sock_of(file);
 	if (!sk)
 		return 0;
-	pid = task->tgid;
-	key = (u64)sk;
-	info = bpf_map_lookup_elem(&socks, &key);
-	if (info)
-		found_holder(info, task, pid, ctx->fd);
-	else if (pass_mode == PASS_SEED)
-		seed_from_file(sk, task, pid, ctx->fd);
+	netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
+	if (netns != last_netns) {
+		write_namespace(ctx->meta->seq, netns, task->tgid, ctx->fd);
+		last_netns = netns;
+	}
+	if (is_msk(sk))
+		subflows_seen((struct mptcp_sock *)sk, task, ctx->fd);
+	else
+		sock_seen(sk, task, ctx->fd);
 	return 0;
 }
 
@@ -119,6 +199,21 @@ static __always_inline void begin_row(struct event *e, const struct conn *c, con
 	copy_info(e, info);
 }
 
+/* row_holder: what the pass over all files, which came just before, says of the owner. */
+static __always_inline void row_holder(struct event *e, const struct owner *o)
+{
+	if (look != LOOK_STALE && o->pass == pass) {
+		e->holder = HOLDER_HELD;
+		return;
+	}
+	e->holder = o->holder == HOLDER_HELD ? HOLDER_UNKNOWN : o->holder;
+	if (look != LOOK_COMPLETE)
+		return;
+	e->fd = -1;
+	if (o->source != OWNER_INHERITED)
+		e->holder = HOLDER_GONE;
+}
+
 /*
  * write_row returns an error when the page of the reader is full. Then the kernel throws
  * away the row, and comes again with the same socket (bpf_seq_read): whatever was done
@@ -130,6 +225,7 @@ static __noinline int write_row(struct seq_file *seq, const struct conn *c, cons
 	struct event e = {};
 
 	begin_row(&e, c, info, kind);
+	row_holder(&e, &info->owner);
 	if (tp) {
 		if (info->state != TCP_LISTEN)
 			fill_counters(&e, tp);
@@ -163,14 +259,90 @@ static __always_inline u64 close_wait_age(const struct tcp_sock *tp)
 	return ticks_to_ns(fin > acked && !acks_at_once(icsk) ? fin : acked);
 }
 
-static __always_inline u8 seed_role(const struct sock *sk, u8 state)
+/*
+ * opened: whether the SYN is among the bytes that the peer has acknowledged. Of a client it is
+ * (tcp_snd_una_update, called for the SYN-ACK); a child begins to count behind it
+ * (tcp_create_openreq_child). -1: neither 1 nor 0 comes out, as where the device dropped
+ * what bytes_sent counts.
+ */
+static __always_inline int opened(const struct tcp_sock *tp, u8 state)
 {
-	if (state == TCP_LISTEN)
-		return ROLE_LISTENER;
-	/* A child keeps its listener's backlog limit, sk_clone_lock; a client has none. */
-	return sk->sk_max_ack_backlog ? ROLE_SERVER : ROLE_CLIENT;
+	bool closed = state == TCP_FIN_WAIT1 || state == TCP_FIN_WAIT2 || state == TCP_CLOSING || state == TCP_LAST_ACK;
+	u64 numbers = tp->bytes_acked + (tp->snd_nxt - tp->snd_una);
+	u64 data = tp->bytes_sent - tp->bytes_retrans + (closed && tp->snd_nxt == tp->write_seq);
+
+	return numbers == data ? 0 : numbers == data + 1 ? 1
+							 : -1;
 }
 
+static __always_inline u8 seed_role(const struct tcp_sock *tp, u8 state)
+{
+	const struct sock *sk = &tp->inet_conn.icsk_inet.sk;
+
+	switch (state) {
+	case TCP_LISTEN:
+		return ROLE_LISTENER;
+	case TCP_SYN_SENT:
+		return ROLE_CLIENT;
+	case TCP_SYN_RECV: /* Fast Open, or a simultaneous open */
+		break;
+	default:
+		switch (opened(tp, state)) {
+		case 1:
+			return ROLE_CLIENT;
+		case 0:
+			return ROLE_SERVER;
+		}
+	}
+	/* A child keeps its listener's backlog limit, sk_clone_lock; that may be 0. */
+	return sk->sk_max_ack_backlog ? ROLE_SERVER : ROLE_NONE;
+}
+
+/*
+ * seed_queued: nobody has accepted that child yet, so no file shows whose it is. The queue is
+ * read without its lock: what does not look like a child of this listener is left out.
+ * A global function, as the verifier looks at it once then and not for each round of a loop.
+ */
+__noinline int seed_queued(u64 listener, u64 request)
+{
+	struct request_sock *req = (void *)request;
+	struct sock_info *parent = bpf_map_lookup_elem(&socks, &listener), *known, child = {};
+	struct sock *sk = BPF_CORE_READ(req, sk);
+	u64 key = (u64)sk;
+
+	if (!parent || !sk || (u64)BPF_CORE_READ(req, __req_common.skc_listener) != listener || BPF_CORE_READ(sk, sk_socket))
+		return 0;
+	known = bpf_map_lookup_elem(&socks, &key);
+	if (known) {
+		if (known->owner.source == OWNER_NONE)
+			inherit(&known->owner, parent);
+		return 0;
+	}
+	child.owner.fd = -1;
+	inherit(&child.owner, parent);
+	seed(sk, &child);
+	return 0;
+}
+
+#define MAX_QUEUED 4096 /* as net.core.somaxconn. Whoever waits behind them has no owner yet. */
+
+static __noinline int seed_queue(struct tcp_sock *tp)
+{
+	u64 key = (u64)tp, listener, req = 0;
+	struct sock_info *info = bpf_map_lookup_elem(&socks, &key);
+
+	if (!info)
+		return 0;
+	listener = info->sk; /* a number to the verifier, as seed_queued takes it */
+	bpf_probe_read_kernel(&req, sizeof(req), &tp->inet_conn.icsk_accept_queue.rskq_accept_head);
+	for (int i = 0; i < MAX_QUEUED && req; i++) {
+		seed_queued(listener, req);
+		bpf_probe_read_kernel(&req, sizeof(req), (void *)req + bpf_core_field_offset(struct request_sock, dl_next));
+	}
+	return 0;
+}
+
+/* fill_row writes a row, except of a listener that is known for its children alone. */
 static __noinline int fill_row(struct seq_file *seq, struct tcp_sock *tp, struct sock_info *info,
 			       struct conn *c)
 {
@@ -178,19 +350,19 @@ static __noinline int fill_row(struct seq_file *seq, struct tcp_sock *tp, struct
 	u64 now = bpf_ktime_get_boot_ns();
 	u8 kind = DURATION_UNKNOWN; /* the kernel keeps no time for this state */
 
-	info->flags &= ~INFO_ROW_DUE;
+	info->flags &= ~(INFO_ROW_DUE | INFO_UNACCEPTED);
 	info->cookie = socket_cookie(sk);
-	info->cgroup = cgroup_id(sk);
+	info->cgroup = cgroup_id(sk, true);
 	info->uid = sk->sk_uid.val;
 	info->mptcp = is_mptcp(tp);
-	info->role = seed_role(sk, info->state);
+	info->role = seed_role(tp, info->state);
+	if (info->state != TCP_SYN_RECV && unaccepted(sk, info))
+		info->flags |= INFO_UNACCEPTED;
 	if (info->state == TCP_CLOSE_WAIT && tp->rcv_tstamp) {
 		info->since = now - close_wait_age(tp);
 		kind = DURATION_AT_LEAST;
 	}
-	if (info->state == TCP_LISTEN)
-		remember_listener(sk, c, TCP_LISTEN);
-	if (write_row(seq, c, info, kind, tp))
+	if (selected(c) && write_row(seq, c, info, kind, tp))
 		info->flags |= INFO_ROW_DUE;
 	return 0;
 }
@@ -205,7 +377,8 @@ static __noinline int socket_row(struct seq_file *seq, struct tcp_sock *tp)
 
 	read_conn(&c, &sk->__sk_common);
 	c.lport = bpf_ntohs(tp->inet_conn.icsk_inet.inet_sport);
-	if (!selected(&c))
+	fresh.state = sk->__sk_common.skc_state;
+	if (!selected(&c) && !(fresh.state == TCP_LISTEN && listener_selected(&c)))
 		return 0;
 	info = bpf_map_lookup_elem(&socks, &key);
 	if (info) {
@@ -215,7 +388,6 @@ static __noinline int socket_row(struct seq_file *seq, struct tcp_sock *tp)
 	}
 	fresh.since = bpf_ktime_get_boot_ns();
 	fresh.sk = key;
-	fresh.state = sk->__sk_common.skc_state;
 	fresh.kind = DURATION_AT_LEAST;
 	fresh.owner.fd = -1;
 	info = insert_info(key, &fresh);
@@ -312,8 +484,11 @@ static __always_inline int table_row(struct bpf_iter__tcp *ctx)
 		request_row(seq, c);
 	} else {
 		tp = bpf_skc_to_tcp_sock(c);
-		if (tp)
-			socket_row(seq, tp);
+		if (!tp)
+			return 0;
+		socket_row(seq, tp);
+		if (c->skc_state == TCP_LISTEN) /* the table has listeners first */
+			seed_queue(tp);
 	}
 	return 0;
 }
@@ -346,11 +521,47 @@ static __always_inline u8 state_now(const struct sock_info *info, u64 key)
 	return key == info->sk ? BPF_CORE_READ((struct sock *)key, __sk_common.skc_state) : info->state;
 }
 
+/* file_open: as !released(), by probe. */
+static __always_inline bool file_open(const struct sock *sk)
+{
+	struct file *file = BPF_CORE_READ(sk, sk_socket, file);
+
+	if (!file)
+		return false;
+	if (bpf_core_field_exists(file->f_ref))
+		return BPF_CORE_READ(file, f_ref.refcnt.counter) >= 0;
+	return BPF_CORE_READ((struct file___f_count *)file, f_count.counter) > 0;
+}
+
+/* read_again: what may have changed without a change of state. */
+static __always_inline void read_again(struct event *e, const struct sock_info *info, const struct sock *sk)
+{
+	bool dead = BPF_CORE_READ(sk, __sk_common.skc_flags) & 1UL << SOCK_DEAD;
+	bool alone = !BPF_CORE_READ(sk, sk_socket) && !info->mptcp;
+
+	e->uid = BPF_CORE_READ(sk, sk_uid.val);
+	if (!e->cgroup)
+		e->cgroup = cgroup_id(sk, false);
+	e->flags &= ~EVENT_UNACCEPTED;
+	if (!alone) {
+		row_holder(e, &info->owner);
+		return;
+	}
+	e->fd = -1;
+	e->holder = dead ? HOLDER_GONE : HOLDER_UNKNOWN;
+	if (!dead && e->new_state != TCP_SYN_RECV)
+		e->flags |= EVENT_UNACCEPTED;
+}
+
+/* Rows that Seed still owes: those that the walk over the tables cannot find. */
+bool rows_due_only;
+
 /* known_row serves socks and timewaits. */
 static __always_inline int known_row(struct bpf_iter__bpf_map_elem *ctx)
 {
 	const struct sock_info *info = ctx->value;
 	const u64 *key = ctx->key;
+	const struct sock *sk;
 	struct sock_head head;
 	struct event e = {};
 	struct conn c;
@@ -358,17 +569,26 @@ static __always_inline int known_row(struct bpf_iter__bpf_map_elem *ctx)
 
 	if (!info || !key || info->flags & (INFO_CHILD | INFO_MINI))
 		return 0;
+	if (rows_due_only && !(info->flags & INFO_ROW_DUE))
+		return 0;
 	state = state_now(info, *key);
 	if (!row_wanted(state))
 		return 0;
+	sk = *key == info->sk ? (void *)info->sk : NULL;
+	if (state == TCP_CLOSE && !(sk && was_connected(sk) && file_open(sk)))
+		return 0;
 	probe_conn(&c, (void *)info->sk, &head);
+	if (sk)
+		c.lport = bpf_ntohs(BPF_CORE_READ((struct inet_sock *)sk, inet_sport));
 	if (!selected(&c) || !still_there(info, *key, &c, HEAD_FIELD(&head, skc_cookie).counter))
 		return 0;
 	begin_row(&e, &c, info, state == info->state ? info->kind : DURATION_UNKNOWN);
 	e.new_state = state;
 	e.cookie = HEAD_FIELD(&head, skc_cookie).counter;
-	if (*key == info->sk)
-		fill_queues(&e, (void *)info->sk, state, false);
+	if (sk) {
+		read_again(&e, info, sk);
+		fill_queues(&e, (void *)sk, state, false);
+	}
 	bpf_seq_write(ctx->meta->seq, &e, sizeof(e));
 	return 0;
 }

@@ -29,27 +29,49 @@ static __always_inline bool is_mptcp(const struct tcp_sock *tp)
 	return bpf_core_field_exists(tp->is_mptcp) && tp->is_mptcp;
 }
 
-/* The owner of a child whose request nobody saw is that of its port's listener. */
-static __always_inline void inherit_from_port(struct owner *o, const struct conn *c)
+/*
+ * listener_of finds the listener that a child is being cloned from, whatever shares its
+ * port. Until the child joins the list of those that do (__inet_inherit_port), its node of
+ * that list is a copy of the listener's (sock_copy in sk_clone_lock): what points to the
+ * listener's node is known. If the list has changed since, the two nodes differ, and the
+ * answer is NULL.
+ */
+static __always_inline struct sock_info *listener_of(const struct sock *child)
 {
-	u64 key = port_key(c);
-	u64 *listener = bpf_map_lookup_elem(&listeners, &key);
+	const struct hlist_node *copy = &child->__sk_common.skc_bind_node;
+	struct hlist_node node, *at = NULL;
+	struct sock_info *listener;
+	u64 key;
 
-	if (listener)
-		inherit(o, bpf_map_lookup_elem(&socks, listener));
+	bpf_probe_read_kernel(&at, sizeof(at), copy->pprev);
+	if (bpf_probe_read_kernel(&node, sizeof(node), at) || node.next != copy->next || node.pprev != copy->pprev)
+		return NULL;
+	key = (u64)at - bpf_core_field_offset(struct sock_common, skc_bind_node);
+	listener = bpf_map_lookup_elem(&socks, &key);
+	return listener && listener->state == TCP_LISTEN ? listener : NULL;
 }
 
-static __always_inline void remember_listener(struct sock *sk, const struct conn *c, u8 new)
+/*
+ * share_owner: the subflows of an MPTCP connection belong to whoever has the first one, which
+ * a process connects or accepts. The others are opened by the kernel (mptcp_worker,
+ * subflow_syn_recv_sock).
+ */
+static __noinline int share_owner(struct sock_info *info, const struct tcp_sock *tp)
 {
-	u64 addr = (u64)sk, key = port_key(c), *known;
+	struct mptcp_subflow_context *subflow;
+	struct sock_info *first;
+	struct sock *msk;
+	u64 key;
 
-	if (new == TCP_LISTEN) {
-		bpf_map_update_elem(&listeners, &key, &addr, BPF_ANY);
-		return;
-	}
-	known = bpf_map_lookup_elem(&listeners, &key);
-	if (known && *known == addr)
-		bpf_map_delete_elem(&listeners, &key);
+	if (!bpf_core_type_exists(struct mptcp_subflow_context))
+		return 0;
+	subflow = BPF_CORE_READ(tp, inet_conn.icsk_ulp_data);
+	msk = BPF_CORE_READ(subflow, conn);
+	key = (u64)BPF_CORE_READ((struct mptcp_sock *)msk, first);
+	first = bpf_map_lookup_elem(&socks, &key);
+	if (first && key != info->sk && first->owner.source != OWNER_NONE)
+		info->owner = first->owner;
+	return 0;
 }
 
 /*
@@ -59,7 +81,7 @@ static __always_inline void remember_listener(struct sock *sk, const struct conn
  * at the cancelled timer, microseconds later. So the child waits: its next state
  * change tells what there is to tell.
  */
-static __always_inline void child_cloned(u64 sk)
+static __always_inline void child_cloned(const struct sock *child, u64 sk)
 {
 	struct cpu_state *cpu = this_cpu();
 	struct sock_info info = {
@@ -72,6 +94,7 @@ static __always_inline void child_cloned(u64 sk)
 		.owner.fd = -1,
 	};
 
+	inherit(&info.owner, listener_of(child));
 	if (bpf_map_update_elem(&socks, &sk, &info, BPF_ANY))
 		__sync_fetch_and_add(&untracked, 1);
 	if (cpu)
@@ -100,8 +123,6 @@ static __always_inline void child_grown(struct sock_info *info, const struct con
 	info->flags &= ~INFO_CHILD;
 	if (info->flags & INFO_REQUEST)
 		return;
-	if (info->owner.source == OWNER_NONE) /* Fast Open: it may be accepted already */
-		inherit_from_port(&info->owner, c);
 	emit_late(info, c, TCP_LISTEN, REASON_SYN_RECEIVED);
 }
 
@@ -186,6 +207,8 @@ static __always_inline u8 hand_over(const struct sock_info *info, const struct c
 	mini->state = state;
 	mini->flags = 0;
 	mini->owner.fd = -1;
+	if (mini->owner.holder == HOLDER_HELD) /* of the full socket, which is in CLOSE now */
+		mini->owner.holder = HOLDER_UNKNOWN;
 	if (state != info->state) {
 		mini->since = now;
 		mini->kind = DURATION_EXACT;
@@ -205,6 +228,42 @@ static __always_inline u8 owner_source(const struct transition *transition)
 	}
 }
 
+/*
+ * unaccepted: a child has no struct socket until accept() grafts one, and an orphan, which
+ * had one, is marked dead (sock_orphan). Subflows of MPTCP never need one of their own.
+ */
+static __always_inline bool unaccepted(const struct sock *sk, const struct sock_info *info)
+{
+	return !sk->sk_socket && !sock_flag(sk, SOCK_DEAD) && !info->mptcp;
+}
+
+/* begin_holder says what the socket itself proves about its holder. own() says more. */
+static __always_inline void begin_holder(struct sock_info *info, const struct sock *sk, const struct transition *transition)
+{
+	info->flags &= ~INFO_UNACCEPTED;
+	info->owner.holder = HOLDER_UNKNOWN;
+	if (unaccepted(sk, info)) {
+		if (transition->old != TCP_SYN_RECV)
+			info->flags |= INFO_UNACCEPTED;
+	} else if (!info->mptcp && (transition->released || sock_flag(sk, SOCK_DEAD))) {
+		info->owner.holder = HOLDER_GONE;
+	}
+}
+
+/* act: current works on the socket. */
+static __always_inline void act(struct sock_info *info, const struct transition *transition)
+{
+	u8 source = owner_source(transition);
+
+	if (only_looks(&info->owner, source))
+		return;
+	own(&info->owner, source);
+	if (source != OWNER_CLOSE)
+		info->owner.pass = pass;
+	if (info->mptcp) /* its file is another one's, which may be open yet */
+		info->owner.holder = HOLDER_UNKNOWN;
+}
+
 /* Not inlined, or clang moves its reads of info before the caller's NULL check. */
 static __noinline int change_state(void *ctx, struct tcp_sock *tp, struct sock_info *info, struct conn *c,
 				   const struct transition *transition)
@@ -217,24 +276,25 @@ static __noinline int change_state(void *ctx, struct tcp_sock *tp, struct sock_i
 		missed_transition(info, sk, old);
 	if (!info->cookie) {
 		info->cookie = socket_cookie(sk);
-		info->cgroup = cgroup_id(sk);
-		info->uid = sk->sk_uid.val;
+		info->cgroup = cgroup_id(sk, true);
 		info->mptcp = is_mptcp(tp);
 	}
+	info->uid = sk->sk_uid.val; /* accept() gives it to who accepts (sock_graft) */
 	info->state = old;
 	info->flags &= ~INFO_ROW_DUE;
 	if (info->flags & INFO_CHILD)
 		child_grown(info, c);
 	if (filter_lports[0] && info->flags & INFO_CONNECT)
 		connected(info, c);
+	begin_holder(info, sk, transition);
 	if (transition->in_task && sk->sk_err != ECONNABORTED) /* SOCK_DESTROY: current is the killer */
-		own(&info->owner, owner_source(transition));
+		act(info, transition);
+	if (info->mptcp && (info->owner.source == OWNER_NONE || info->owner.source == OWNER_INHERITED))
+		share_owner(info, tp);
 	if (new == TCP_SYN_SENT && transition->in_task)
 		take_stack(ctx, info);
 	if (old == TCP_CLOSE)
 		info->role = new == TCP_LISTEN ? ROLE_LISTENER : ROLE_CLIENT;
-	if (new == TCP_LISTEN || old == TCP_LISTEN)
-		remember_listener(sk, c, new);
 	if (new == TCP_CLOSE && (old == TCP_FIN_WAIT2 || old == TCP_CLOSING))
 		next = hand_over(info, c, now);
 	if (connect_due(c, new))
@@ -294,6 +354,37 @@ static __always_inline bool child_selected(struct conn *c)
 	return c->rport ? selected(c) : port_selected(filter_lports, c->lport);
 }
 
+/*
+ * note_listener remembers whose a listener outside the filter is, for its children; see
+ * listener_selected. tcp_destroy_sock deletes it, if it does not end here by shutdown().
+ */
+static __always_inline void note_listener(struct tcp_sock *tp, const struct conn *c, u8 new)
+{
+	struct sock *sk = &tp->inet_conn.icsk_inet.sk;
+	struct sock_info fresh;
+	u64 key = (u64)tp;
+
+	if (new != TCP_LISTEN) {
+		bpf_map_delete_elem(&socks, &key);
+		return;
+	}
+	if (!listener_selected(c))
+		return;
+	init_info(&fresh, key, new);
+	fresh.role = ROLE_LISTENER;
+	fresh.cookie = socket_cookie(sk);
+	fresh.cgroup = cgroup_id(sk, true);
+	fresh.uid = sk->sk_uid.val;
+	own(&fresh.owner, OWNER_LISTEN);
+	insert_info(key, &fresh);
+}
+
+/* held: there is a descriptor, so the socket outlives its connection. */
+static __always_inline bool held(const struct sock *sk, const struct transition *transition)
+{
+	return !close_is_end && !sock_flag(sk, SOCK_DEAD) && !transition->released;
+}
+
 /* changed tells one change of state, or notes what has to wait. */
 static __always_inline int changed(void *ctx, struct tcp_sock *tp, int old, int new)
 {
@@ -306,14 +397,16 @@ static __always_inline int changed(void *ctx, struct tcp_sock *tp, int old, int 
 	read_conn(&c, &sk->__sk_common);
 	if (old == TCP_LISTEN && new == TCP_SYN_RECV) {
 		if (child_selected(&c))
-			child_cloned(key);
+			child_cloned(sk, key);
 		return 0;
 	}
 	/* At * > CLOSE tcp_set_state has released the port; inet_sport still has it. */
 	if (new != TCP_SYN_SENT)
 		c.lport = bpf_ntohs(tp->inet_conn.icsk_inet.inet_sport);
 	if (!selected(&c)) {
-		if (filter_lports[0] && old == TCP_SYN_SENT) /* see connect_due */
+		if (new == TCP_LISTEN || old == TCP_LISTEN)
+			note_listener(tp, &c, new);
+		else if (filter_lports[0] && old == TCP_SYN_SENT) /* see connect_due */
 			bpf_map_delete_elem(&socks, &key);
 		return 0;
 	}
@@ -321,8 +414,8 @@ static __always_inline int changed(void *ctx, struct tcp_sock *tp, int old, int 
 	info = bpf_map_lookup_elem(&socks, &key);
 	if (!info) {
 		init_info(&fresh, key, old);
-		/* A socket at its end needs no entry: tcp_destroy_sock follows or has been. */
-		info = new != TCP_CLOSE ? insert_info(key, &fresh) : NULL;
+		/* An orphan at its end needs no entry: tcp_destroy_sock follows or has been. */
+		info = new != TCP_CLOSE || held(sk, &transition) ? insert_info(key, &fresh) : NULL;
 	}
 	if (!info)
 		return change_state(ctx, tp, &fresh, &c, &transition);

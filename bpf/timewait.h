@@ -165,9 +165,31 @@ static __always_inline bool skb_conn(struct sk_buff *skb, struct conn *c)
 	}
 	c->rport = bpf_ntohs(header.source);
 	c->lport = bpf_ntohs(header.dest);
-	c->device = c->zero = 0;
+	c->zero = 0;
 	c->netns = skb->dev->nd_net.net->ns.inum;
 	return true;
+}
+
+/*
+ * waiting_for finds the mini-socket that a segment is for. It may be bound to a device
+ * (inet_bound_dev_eq): to the one that the segment came in by, which tcp_v4_fill_cb notes,
+ * or to the VRF that this one belongs to, which then is skb_iif.
+ */
+static __always_inline struct sock_info *waiting_for(struct sk_buff *skb, struct conn *c)
+{
+	const struct tcp_skb_cb *cb = (void *)skb->cb;
+	u32 devices[3] = {0, BPF_CORE_READ(cb, header.h4.iif), skb->skb_iif};
+	struct sock_info *info = NULL;
+
+#pragma unroll
+	for (int i = 0; i < 3 && !info; i++) {
+		u64 key;
+
+		c->device = devices[i];
+		key = conn_key(c);
+		info = bpf_map_lookup_elem(&timewaits, &key);
+	}
+	return info;
 }
 
 /*
@@ -181,12 +203,10 @@ static __always_inline void skb_freed(struct sk_buff *skb)
 	struct inet_timewait_sock *tw;
 	struct sock_info *info;
 	struct conn c;
-	u64 key;
 
 	if (!skb_conn(skb, &c) || !selected(&c))
 		return;
-	key = conn_key(&c);
-	info = bpf_map_lookup_elem(&timewaits, &key);
+	info = waiting_for(skb, &c);
 	if (!info || info->state != TCP_FIN_WAIT2)
 		return;
 	tw = (void *)info->sk;

@@ -54,6 +54,12 @@ u64 lost;
 u64 untracked;
 u64 missed;
 
+/* The pass over all open files that runs, or ran last; see snapshot.h. None has number 0. */
+u32 pass = 1;
+
+/* Our own process, as the kernel numbers it; 0 until it has looked at open files. */
+u32 self_tgid;
+
 /*
  * What is known of one socket in its present state. It outlives lost events:
  * durations are taken here, in the kernel.
@@ -63,15 +69,17 @@ struct owner {
 	s32 fd;
 	u32 pass; /* the last pass over all files that saw pid hold the socket */
 	u8 source;
+	u8 holder; /* at the socket's last state change */
 	char comm[16];
 };
 
 enum info_flags {
-	INFO_CHILD = 1,    /* cloned from a listener, LISTEN > SYN_RECV not yet emitted */
-	INFO_REQUEST = 2,  /* ... and emitted already, for its request sock */
-	INFO_ROW_DUE = 4,  /* known from a file, not yet shown in the snapshot */
-	INFO_MINI = 8,     /* a mini-socket that no full socket has handed over to yet */
-	INFO_CONNECT = 16, /* CLOSE > SYN_SENT not yet emitted: there was no port to filter by */
+	INFO_CHILD = 1,       /* cloned from a listener, LISTEN > SYN_RECV not yet emitted */
+	INFO_REQUEST = 2,     /* ... and emitted already, for its request sock */
+	INFO_ROW_DUE = 4,     /* known from a file, not yet shown in the snapshot */
+	INFO_MINI = 8,        /* a mini-socket that no full socket has handed over to yet */
+	INFO_CONNECT = 16,    /* CLOSE > SYN_SENT not yet emitted: there was no port to filter by */
+	INFO_UNACCEPTED = 32, /* in its listener's accept queue at its last state change */
 };
 
 struct sock_info {
@@ -136,21 +144,6 @@ struct {
 	__type(key, u64);
 	__type(value, struct request);
 } requests SEC(".maps");
-
-/*
- * Listeners, by port_key(): the owner of connections whose request was never
- * seen (SYN cookies, Fast Open, requests before the trace). Inserted when a
- * socket starts to listen, deleted when it stops; of several listeners on one
- * port (SO_REUSEPORT) the last one stands for all. When full, such a connection
- * has no owner until a process uses it.
- */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1 << 14);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, u64);
-	__type(value, u64);
-} listeners SEC(".maps");
 
 /*
  * What one CPU is in the middle of. child and expiring are set and used up within
@@ -341,11 +334,6 @@ static __always_inline bool due(const struct timer_list *timer)
 	return (s64)(bpf_jiffies64() - timer->expires) >= 0;
 }
 
-static __always_inline u64 port_key(const struct conn *c)
-{
-	return (u64)c->netns << 16 | c->lport;
-}
-
 static __always_inline bool is_ipv4(const struct conn *c)
 {
 	return c->laddr[0] == 0 && c->laddr[1] == 0 && c->laddr[2] == V4_MAPPED;
@@ -377,6 +365,17 @@ static __always_inline bool selected(const struct conn *c)
 	return !c->lport || port_selected(filter_lports, c->lport);
 }
 
+/*
+ * listener_selected: a listener outside the filter may have children inside, of the other
+ * family ([::] accepts IPv4) or by their remote port. It is remembered and not shown.
+ */
+static __always_inline bool listener_selected(const struct conn *c)
+{
+	if (filter_netns && filter_netns != c->netns)
+		return false;
+	return !c->lport || port_selected(filter_lports, c->lport);
+}
+
 /* copy_info copies what an event says of the socket itself. */
 static __always_inline void copy_info(struct event *e, const struct sock_info *info)
 {
@@ -384,10 +383,11 @@ static __always_inline void copy_info(struct event *e, const struct sock_info *i
 	e->cgroup = info->cgroup;
 	e->uid = info->uid;
 	e->role = info->role;
-	e->flags = info->mptcp ? EVENT_MPTCP : 0;
+	e->flags = (info->mptcp ? EVENT_MPTCP : 0) | (info->flags & INFO_UNACCEPTED);
 	e->pid = info->owner.pid;
 	e->fd = info->owner.fd;
 	e->owner_source = info->owner.source;
+	e->holder = info->owner.holder;
 	e->stack = info->stack;
 	__builtin_memcpy(e->comm, info->owner.comm, sizeof(e->comm));
 }
@@ -397,7 +397,6 @@ static __always_inline void zero_counters(struct event *e)
 	e->bytes_sent = e->bytes_received = 0;
 	e->retransmits = e->srtt_us = e->rx_queue = e->tx_queue = 0;
 	e->drops = 0;
-	e->holder = HOLDER_UNKNOWN;
 	__builtin_memset(e->unused, 0, sizeof(e->unused));
 }
 
@@ -406,6 +405,8 @@ static __always_inline void zero_counters(struct event *e)
  * constant at each call. The queues of a listener are its accept queue and its backlog.
  */
 #define LOAD(direct, p, field) ((direct) ? (p)->field : BPF_CORE_READ(p, field))
+
+_Static_assert((int)INFO_UNACCEPTED == (int)EVENT_UNACCEPTED, "copy_info copies one to the other");
 
 static __always_inline void fill_counters(struct event *e, const struct tcp_sock *tp)
 {

@@ -41,7 +41,7 @@ func (c *socketsCmd) Run(e *env) error {
 	config.KernelAddr, config.BTF, config.Without = c.Extended, c.BTF, c.Without
 	rows := &table{stream{writer: format.writer(e.stdout, c.options(output.Options{Sockets: true})), existing: true}, filter}
 	_, err = pipeline.Run(e.ctx, pipeline.Config{
-		Existing: func(emit func(*tcp.Event) error) error { return probe.Sockets(config, emit) },
+		Existing: func(emit func(*tcp.Event) error) error { return e.saySkipped(probe.Sockets(config, emit)) },
 		Drop:     func() error { return probe.DropPrivileges() },
 		Enrich:   e.place().Fill,
 		Output:   e.stdout,

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -16,6 +17,7 @@ import (
 // kernel is the live kernel as a pipeline.Source, whose time is the clock.
 type kernel struct {
 	*probe.Probe
+	env   *env
 	place *enrich.Enricher
 }
 
@@ -29,7 +31,7 @@ func (e *env) openKernel(config probe.Config) (kernel, error) {
 	for _, limitation := range p.Limitations() {
 		e.say(limitation.String())
 	}
-	return kernel{p, e.place()}, nil
+	return kernel{p, e, e.place()}, nil
 }
 
 // place returns what completes events, and says on stderr what it does not see from
@@ -42,11 +44,20 @@ func (e *env) place() *enrich.Enricher {
 	return where
 }
 
+// saySkipped says what a walk over the sockets had to leave out, which is not an error.
+func (e *env) saySkipped(err error) error {
+	if skipped, ok := errors.AsType[*probe.SkippedError](err); ok {
+		e.say(skipped.Error())
+		return nil
+	}
+	return err
+}
+
 // config is what Run needs to know of the kernel as a source. When the sockets that exist
 // were read, the command keeps the privileges of these tasks alone.
 func (k kernel) config(keep ...probe.Task) pipeline.Config {
 	return pipeline.Config{
-		Existing: k.Seed,
+		Existing: func(emit func(*tcp.Event) error) error { return k.env.saySkipped(k.Seed(emit)) },
 		Drop:     func() error { return probe.DropPrivileges(keep...) },
 		Enrich:   k.place.Fill,
 	}

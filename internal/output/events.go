@@ -17,9 +17,9 @@ import (
 // The layouts, by name. cgroup comes last, where it can be as long as it is.
 const (
 	streamLayout  = "pid comm family laddr lport raddr rport old_state -> new_state duration_ms reason"
-	streamMore    = "boot_ns cookie netns device protocol role owner_source holder fd uid errno rx_queue tx_queue drops bytes_sent bytes_received retransmits srtt_us skaddr container_id cgroup"
+	streamMore    = "boot_ns cookie netns device protocol role owner_source holder unaccepted acked fd uid errno rx_queue tx_queue drops bytes_sent bytes_received retransmits srtt_us skaddr container_id cgroup"
 	socketsLayout = "state rx_queue tx_queue local remote pid comm fd age netns"
-	socketsMore   = "boot_ns cookie device protocol role owner_source holder uid drops bytes_sent bytes_received retransmits srtt_us skaddr container_id cgroup"
+	socketsMore   = "boot_ns cookie device protocol role owner_source holder unaccepted acked uid drops bytes_sent bytes_received retransmits srtt_us skaddr container_id cgroup"
 )
 
 // Fields lists the names of the fields of an event in JSON. In upper case they are the
@@ -94,6 +94,8 @@ var ownerColumns = table[tcp.Event]{
 	{name: "uid", width: 6, number: func(e *tcp.Event) (uint64, bool) { return uint64(e.UID), e.UID != tcp.NoUID }},
 	{name: "fd", width: 4, number: func(e *tcp.Event) (uint64, bool) { return uint64(e.FD), e.FD >= 0 }},
 	{name: "owner_source", width: 12, text: func(e *tcp.Event) (string, bool) { return known(e.OwnerSource) }},
+	{name: "unaccepted", width: 10, text: func(e *tcp.Event) (string, bool) { return "true", e.Unaccepted }},
+	{name: "acked", width: 5, text: func(e *tcp.Event) (string, bool) { return "true", e.Acked }},
 	{name: "holder", width: 6, text: func(e *tcp.Event) (string, bool) { return known(e.Holder) }},
 	{name: "cgroup", text: func(e *tcp.Event) (string, bool) { return known(e.Cgroup) }},
 	{name: "container_id", width: 12, text: func(e *tcp.Event) (string, bool) { return known(e.ContainerID) }},

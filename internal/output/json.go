@@ -114,6 +114,12 @@ func appendOwner(b []byte, e *tcp.Event) []byte {
 	if e.OwnerSource != "" {
 		b = appendWord(append(b, `,"owner_source":"`...), string(e.OwnerSource))
 	}
+	if e.Unaccepted {
+		b = append(b, `,"unaccepted":true`...)
+	}
+	if e.Acked {
+		b = append(b, `,"acked":true`...)
+	}
 	if e.Holder != "" {
 		b = appendWord(append(b, `,"holder":"`...), string(e.Holder))
 	}

@@ -103,9 +103,9 @@ func TestColumns(t *testing.T) {
 
 func TestColumnsWideExtended(t *testing.T) {
 	utc(t)
-	compare(t, lines(t, asColumns(Options{Time: true, Since: true, Wide: true, Extended: true}), closed, listening), `TIME     SECONDS      PID     COMM             FAMILY LADDR                                   LPORT RADDR                                   RPORT OLD_STATE   -> NEW_STATE    DURATION_MS REASON            BOOT_NS          COOKIE           NETNS      DEVICE PROTOCOL ROLE     OWNER_SOURCE HOLDER FD   UID    ERRNO        RX_QUEUE TX_QUEUE  DROPS BYTES_SENT BYTES_RECEIVED RETRANSMITS SRTT_US SKADDR             CONTAINER_ID CGROUP
-11:06:40 0.000000     4711    curl             ipv4   10.0.0.7                                43210 192.0.2.80                              443   ESTABLISHED -> CLOSE             12.000 rst_received      98765432109876   beef             4026531840 -      tcp      client   connect      -      5    1000   ECONNRESET          6        7      - 18446744073709551615              2           3     250 0xffff888012345678 0123456789ab /system.slice/docker-0123.scope
-11:06:41 0.067890     -       -                ipv6   ::                                      80    ::                                      0     -           -> LISTEN      >=185000.000 -                 98765500000000   -                -          -      mptcp    listener -            -      -    -      -                   -        -      -          -              -           -       - -                  -            -
+	compare(t, lines(t, asColumns(Options{Time: true, Since: true, Wide: true, Extended: true}), closed, listening), `TIME     SECONDS      PID     COMM             FAMILY LADDR                                   LPORT RADDR                                   RPORT OLD_STATE   -> NEW_STATE    DURATION_MS REASON            BOOT_NS          COOKIE           NETNS      DEVICE PROTOCOL ROLE     OWNER_SOURCE HOLDER UNACCEPTED ACKED FD   UID    ERRNO        RX_QUEUE TX_QUEUE  DROPS BYTES_SENT BYTES_RECEIVED RETRANSMITS SRTT_US SKADDR             CONTAINER_ID CGROUP
+11:06:40 0.000000     4711    curl             ipv4   10.0.0.7                                43210 192.0.2.80                              443   ESTABLISHED -> CLOSE             12.000 rst_received      98765432109876   beef             4026531840 -      tcp      client   connect      -      -          -     5    1000   ECONNRESET          6        7      - 18446744073709551615              2           3     250 0xffff888012345678 0123456789ab /system.slice/docker-0123.scope
+11:06:41 0.067890     -       -                ipv6   ::                                      80    ::                                      0     -           -> LISTEN      >=185000.000 -                 98765500000000   -                -          -      mptcp    listener -            -      -          -     -    -      -                   -        -      -          -              -           -       - -                  -            -
 `)
 }
 
@@ -143,7 +143,7 @@ func utc(t *testing.T) {
 // JSON, columns and CSV call a field by one name.
 func TestFieldNames(t *testing.T) {
 	full, gap := closed, lost
-	full.Device, full.Holder, full.HasDrops = 2, tcp.Held, true
+	full.Device, full.Holder, full.HasDrops, full.Unaccepted, full.Acked = 2, tcp.Held, true, true, true
 	written := map[string]bool{}
 	for line := range strings.Lines(lines(t, asJSON, full, listening, gap)) {
 		var object map[string]any

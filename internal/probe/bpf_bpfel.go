@@ -89,10 +89,11 @@ type bpfEvent struct {
 type bpfEventFlags uint8
 
 const (
-	bpfEventFlagsEVENT_MPTCP    bpfEventFlags = 1
-	bpfEventFlagsEVENT_COUNTERS bpfEventFlags = 2
-	bpfEventFlagsEVENT_QUEUES   bpfEventFlags = 4
-	bpfEventFlagsEVENT_DROPS    bpfEventFlags = 8
+	bpfEventFlagsEVENT_MPTCP      bpfEventFlags = 1
+	bpfEventFlagsEVENT_COUNTERS   bpfEventFlags = 2
+	bpfEventFlagsEVENT_QUEUES     bpfEventFlags = 4
+	bpfEventFlagsEVENT_DROPS      bpfEventFlags = 8
+	bpfEventFlagsEVENT_UNACCEPTED bpfEventFlags = 32
 )
 
 type bpfHolder uint8
@@ -108,6 +109,14 @@ type bpfKind uint8
 const (
 	bpfKindTRANSITION bpfKind = 0
 	bpfKindSOCKET     bpfKind = 1
+)
+
+type bpfLookKind uint32
+
+const (
+	bpfLookKindLOOK_STALE    bpfLookKind = 0
+	bpfLookKindLOOK_PARTIAL  bpfLookKind = 1
+	bpfLookKindLOOK_COMPLETE bpfLookKind = 2
 )
 
 type bpfOwnerSource uint8
@@ -194,8 +203,9 @@ type bpfSockInfo struct {
 		Fd     int32
 		Pass   uint32
 		Source uint8
+		Holder uint8
 		Comm   [16]int8
-		_      [3]byte
+		_      [2]byte
 	}
 }
 
@@ -218,7 +228,6 @@ type bpfTextRange struct {
 const (
 	bpfMapCpuStates         = "cpu_states"
 	bpfMapEvents            = "events"
-	bpfMapListeners         = "listeners"
 	bpfMapRequests          = "requests"
 	bpfMapSocks             = "socks"
 	bpfMapStackTops         = "stack_tops"
@@ -247,13 +256,18 @@ const (
 	bpfVarFilterRports      = "filter_rports"
 	bpfVarHasSocketCookie   = "has_socket_cookie"
 	bpfVarHz                = "hz"
+	bpfVarLastNetns         = "last_netns"
 	bpfVarLastWakeup        = "last_wakeup"
+	bpfVarLook              = "look"
 	bpfVarLost              = "lost"
 	bpfVarMissed            = "missed"
 	bpfVarPass              = "pass"
 	bpfVarPassMode          = "pass_mode"
 	bpfVarReqskTimerHandler = "reqsk_timer_handler"
 	bpfVarRowStates         = "row_states"
+	bpfVarRowsDueOnly       = "rows_due_only"
+	bpfVarSelfTgid          = "self_tgid"
+	bpfVarStrangers         = "strangers"
 	bpfVarTakeStacks        = "take_stacks"
 	bpfVarThirdCopy         = "third_copy"
 	bpfVarTwTimerHandler    = "tw_timer_handler"
@@ -326,7 +340,6 @@ type bpfProgramSpecs struct {
 type bpfMapSpecs struct {
 	CpuStates *ebpf.MapSpec `ebpf:"cpu_states"`
 	Events    *ebpf.MapSpec `ebpf:"events"`
-	Listeners *ebpf.MapSpec `ebpf:"listeners"`
 	Requests  *ebpf.MapSpec `ebpf:"requests"`
 	Socks     *ebpf.MapSpec `ebpf:"socks"`
 	StackTops *ebpf.MapSpec `ebpf:"stack_tops"`
@@ -346,13 +359,18 @@ type bpfVariableSpecs struct {
 	FilterRports      *ebpf.VariableSpec `ebpf:"filter_rports"`
 	HasSocketCookie   *ebpf.VariableSpec `ebpf:"has_socket_cookie"`
 	Hz                *ebpf.VariableSpec `ebpf:"hz"`
+	LastNetns         *ebpf.VariableSpec `ebpf:"last_netns"`
 	LastWakeup        *ebpf.VariableSpec `ebpf:"last_wakeup"`
+	Look              *ebpf.VariableSpec `ebpf:"look"`
 	Lost              *ebpf.VariableSpec `ebpf:"lost"`
 	Missed            *ebpf.VariableSpec `ebpf:"missed"`
 	Pass              *ebpf.VariableSpec `ebpf:"pass"`
 	PassMode          *ebpf.VariableSpec `ebpf:"pass_mode"`
 	ReqskTimerHandler *ebpf.VariableSpec `ebpf:"reqsk_timer_handler"`
 	RowStates         *ebpf.VariableSpec `ebpf:"row_states"`
+	RowsDueOnly       *ebpf.VariableSpec `ebpf:"rows_due_only"`
+	SelfTgid          *ebpf.VariableSpec `ebpf:"self_tgid"`
+	Strangers         *ebpf.VariableSpec `ebpf:"strangers"`
 	TakeStacks        *ebpf.VariableSpec `ebpf:"take_stacks"`
 	ThirdCopy         *ebpf.VariableSpec `ebpf:"third_copy"`
 	TwTimerHandler    *ebpf.VariableSpec `ebpf:"tw_timer_handler"`
@@ -382,7 +400,6 @@ func (o *bpfObjects) Close() error {
 type bpfMaps struct {
 	CpuStates *ebpf.Map `ebpf:"cpu_states"`
 	Events    *ebpf.Map `ebpf:"events"`
-	Listeners *ebpf.Map `ebpf:"listeners"`
 	Requests  *ebpf.Map `ebpf:"requests"`
 	Socks     *ebpf.Map `ebpf:"socks"`
 	StackTops *ebpf.Map `ebpf:"stack_tops"`
@@ -394,7 +411,6 @@ func (m *bpfMaps) Close() error {
 	return _BpfClose(
 		m.CpuStates,
 		m.Events,
-		m.Listeners,
 		m.Requests,
 		m.Socks,
 		m.StackTops,
@@ -415,13 +431,18 @@ type bpfVariables struct {
 	FilterRports      *ebpf.Variable `ebpf:"filter_rports"`
 	HasSocketCookie   *ebpf.Variable `ebpf:"has_socket_cookie"`
 	Hz                *ebpf.Variable `ebpf:"hz"`
+	LastNetns         *ebpf.Variable `ebpf:"last_netns"`
 	LastWakeup        *ebpf.Variable `ebpf:"last_wakeup"`
+	Look              *ebpf.Variable `ebpf:"look"`
 	Lost              *ebpf.Variable `ebpf:"lost"`
 	Missed            *ebpf.Variable `ebpf:"missed"`
 	Pass              *ebpf.Variable `ebpf:"pass"`
 	PassMode          *ebpf.Variable `ebpf:"pass_mode"`
 	ReqskTimerHandler *ebpf.Variable `ebpf:"reqsk_timer_handler"`
 	RowStates         *ebpf.Variable `ebpf:"row_states"`
+	RowsDueOnly       *ebpf.Variable `ebpf:"rows_due_only"`
+	SelfTgid          *ebpf.Variable `ebpf:"self_tgid"`
+	Strangers         *ebpf.Variable `ebpf:"strangers"`
 	TakeStacks        *ebpf.Variable `ebpf:"take_stacks"`
 	ThirdCopy         *ebpf.Variable `ebpf:"third_copy"`
 	TwTimerHandler    *ebpf.Variable `ebpf:"tw_timer_handler"`

@@ -128,7 +128,6 @@ func (d *decoder) decode(record []byte, ev *tcp.Event) error {
 		UID:           raw.Uid,
 		FD:            tcp.NoFD,
 		OwnerSource:   ownerSources[raw.OwnerSource],
-		Holder:        holders[raw.Holder],
 		CgroupID:      raw.Cgroup,
 		Stack:         raw.Stack,
 		HasCounters:   raw.Flags&bpfEventFlagsEVENT_COUNTERS != 0,
@@ -139,6 +138,7 @@ func (d *decoder) decode(record []byte, ev *tcp.Event) error {
 		HasQueues:     raw.Flags&bpfEventFlagsEVENT_QUEUES != 0,
 		RxQueue:       raw.RxQueue,
 		TxQueue:       raw.TxQueue,
+		Unaccepted:    raw.Flags&bpfEventFlagsEVENT_UNACCEPTED != 0,
 		HasDrops:      raw.Flags&bpfEventFlagsEVENT_DROPS != 0,
 		Drops:         raw.Drops,
 	}
@@ -151,6 +151,7 @@ func (d *decoder) decode(record []byte, ev *tcp.Event) error {
 	if ev.OwnerSource != "" {
 		ev.PID = raw.Pid
 		ev.FD = raw.Fd
+		ev.Holder = holders[raw.Holder]
 		ev.Comm = d.name(&raw.Comm)
 	}
 	return nil

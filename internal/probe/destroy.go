@@ -28,11 +28,12 @@ type Target struct {
 	NetNS         uint32
 	Cookie        uint64
 	Local, Remote netip.AddrPort
+	Device        uint32 // that it is bound to, or its scope; 0: none
 }
 
 // TargetOf returns the target that a row is.
 func TargetOf(row *tcp.Event) Target {
-	return Target{row.NetNS, row.Cookie, row.Local, row.Remote}
+	return Target{row.NetNS, row.Cookie, row.Local, row.Remote, row.Device}
 }
 
 // Destroy has the kernel close sockets (SOCK_DESTROY): their owners get ECONNABORTED
@@ -46,11 +47,11 @@ func (p *Probe) Destroy(targets []Target, done func(Target, error)) error {
 		byNamespace[t.NetNS] = append(byNamespace[t.NetNS], t)
 	}
 	for inode, targets := range byNamespace {
-		path, err := p.namespace(inode)
+		ns, err := p.namespace(inode)
 		if err != nil {
 			return fmt.Errorf("close sockets: %w", err)
 		}
-		err = inNamespace(path, func() error { return destroyAll(targets, done) })
+		err = inNamespace(uint64(inode), ns, func() error { return destroyAll(targets, done) })
 		if err != nil {
 			return fmt.Errorf("close sockets of network namespace %d: %w", inode, err)
 		}
@@ -117,7 +118,7 @@ func diagRequest(kind, flags uint16, seq uint32, t Target) []byte {
 	b = binary.BigEndian.AppendUint16(b, t.Remote.Port())
 	b = appendAddr(b, t.Local.Addr())
 	b = appendAddr(b, t.Remote.Addr())
-	b = host.AppendUint32(b, 0) // any interface
+	b = host.AppendUint32(b, t.Device) // 0 finds no socket that is bound to one
 	b = host.AppendUint32(b, uint32(t.Cookie))
 	return host.AppendUint32(b, uint32(t.Cookie>>32))
 }

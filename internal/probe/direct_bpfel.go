@@ -18,7 +18,6 @@ import (
 const (
 	directMapCpuStates         = "cpu_states"
 	directMapEvents            = "events"
-	directMapListeners         = "listeners"
 	directMapRequests          = "requests"
 	directMapSocks             = "socks"
 	directMapStackTops         = "stack_tops"
@@ -47,13 +46,18 @@ const (
 	directVarFilterRports      = "filter_rports"
 	directVarHasSocketCookie   = "has_socket_cookie"
 	directVarHz                = "hz"
+	directVarLastNetns         = "last_netns"
 	directVarLastWakeup        = "last_wakeup"
+	directVarLook              = "look"
 	directVarLost              = "lost"
 	directVarMissed            = "missed"
 	directVarPass              = "pass"
 	directVarPassMode          = "pass_mode"
 	directVarReqskTimerHandler = "reqsk_timer_handler"
 	directVarRowStates         = "row_states"
+	directVarRowsDueOnly       = "rows_due_only"
+	directVarSelfTgid          = "self_tgid"
+	directVarStrangers         = "strangers"
 	directVarTakeStacks        = "take_stacks"
 	directVarThirdCopy         = "third_copy"
 	directVarTwTimerHandler    = "tw_timer_handler"
@@ -126,7 +130,6 @@ type directProgramSpecs struct {
 type directMapSpecs struct {
 	CpuStates *ebpf.MapSpec `ebpf:"cpu_states"`
 	Events    *ebpf.MapSpec `ebpf:"events"`
-	Listeners *ebpf.MapSpec `ebpf:"listeners"`
 	Requests  *ebpf.MapSpec `ebpf:"requests"`
 	Socks     *ebpf.MapSpec `ebpf:"socks"`
 	StackTops *ebpf.MapSpec `ebpf:"stack_tops"`
@@ -146,13 +149,18 @@ type directVariableSpecs struct {
 	FilterRports      *ebpf.VariableSpec `ebpf:"filter_rports"`
 	HasSocketCookie   *ebpf.VariableSpec `ebpf:"has_socket_cookie"`
 	Hz                *ebpf.VariableSpec `ebpf:"hz"`
+	LastNetns         *ebpf.VariableSpec `ebpf:"last_netns"`
 	LastWakeup        *ebpf.VariableSpec `ebpf:"last_wakeup"`
+	Look              *ebpf.VariableSpec `ebpf:"look"`
 	Lost              *ebpf.VariableSpec `ebpf:"lost"`
 	Missed            *ebpf.VariableSpec `ebpf:"missed"`
 	Pass              *ebpf.VariableSpec `ebpf:"pass"`
 	PassMode          *ebpf.VariableSpec `ebpf:"pass_mode"`
 	ReqskTimerHandler *ebpf.VariableSpec `ebpf:"reqsk_timer_handler"`
 	RowStates         *ebpf.VariableSpec `ebpf:"row_states"`
+	RowsDueOnly       *ebpf.VariableSpec `ebpf:"rows_due_only"`
+	SelfTgid          *ebpf.VariableSpec `ebpf:"self_tgid"`
+	Strangers         *ebpf.VariableSpec `ebpf:"strangers"`
 	TakeStacks        *ebpf.VariableSpec `ebpf:"take_stacks"`
 	ThirdCopy         *ebpf.VariableSpec `ebpf:"third_copy"`
 	TwTimerHandler    *ebpf.VariableSpec `ebpf:"tw_timer_handler"`
@@ -182,7 +190,6 @@ func (o *directObjects) Close() error {
 type directMaps struct {
 	CpuStates *ebpf.Map `ebpf:"cpu_states"`
 	Events    *ebpf.Map `ebpf:"events"`
-	Listeners *ebpf.Map `ebpf:"listeners"`
 	Requests  *ebpf.Map `ebpf:"requests"`
 	Socks     *ebpf.Map `ebpf:"socks"`
 	StackTops *ebpf.Map `ebpf:"stack_tops"`
@@ -194,7 +201,6 @@ func (m *directMaps) Close() error {
 	return _DirectClose(
 		m.CpuStates,
 		m.Events,
-		m.Listeners,
 		m.Requests,
 		m.Socks,
 		m.StackTops,
@@ -215,13 +221,18 @@ type directVariables struct {
 	FilterRports      *ebpf.Variable `ebpf:"filter_rports"`
 	HasSocketCookie   *ebpf.Variable `ebpf:"has_socket_cookie"`
 	Hz                *ebpf.Variable `ebpf:"hz"`
+	LastNetns         *ebpf.Variable `ebpf:"last_netns"`
 	LastWakeup        *ebpf.Variable `ebpf:"last_wakeup"`
+	Look              *ebpf.Variable `ebpf:"look"`
 	Lost              *ebpf.Variable `ebpf:"lost"`
 	Missed            *ebpf.Variable `ebpf:"missed"`
 	Pass              *ebpf.Variable `ebpf:"pass"`
 	PassMode          *ebpf.Variable `ebpf:"pass_mode"`
 	ReqskTimerHandler *ebpf.Variable `ebpf:"reqsk_timer_handler"`
 	RowStates         *ebpf.Variable `ebpf:"row_states"`
+	RowsDueOnly       *ebpf.Variable `ebpf:"rows_due_only"`
+	SelfTgid          *ebpf.Variable `ebpf:"self_tgid"`
+	Strangers         *ebpf.Variable `ebpf:"strangers"`
 	TakeStacks        *ebpf.Variable `ebpf:"take_stacks"`
 	ThirdCopy         *ebpf.Variable `ebpf:"third_copy"`
 	TwTimerHandler    *ebpf.Variable `ebpf:"tw_timer_handler"`

@@ -18,7 +18,6 @@ import (
 const (
 	directTrampolineMapCpuStates         = "cpu_states"
 	directTrampolineMapEvents            = "events"
-	directTrampolineMapListeners         = "listeners"
 	directTrampolineMapRequests          = "requests"
 	directTrampolineMapSocks             = "socks"
 	directTrampolineMapStackTops         = "stack_tops"
@@ -35,7 +34,9 @@ const (
 	directTrampolineVarLastWakeup        = "last_wakeup"
 	directTrampolineVarLost              = "lost"
 	directTrampolineVarMissed            = "missed"
+	directTrampolineVarPass              = "pass"
 	directTrampolineVarReqskTimerHandler = "reqsk_timer_handler"
+	directTrampolineVarSelfTgid          = "self_tgid"
 	directTrampolineVarTakeStacks        = "take_stacks"
 	directTrampolineVarTwTimerHandler    = "tw_timer_handler"
 	directTrampolineVarUntracked         = "untracked"
@@ -93,7 +94,6 @@ type directTrampolineProgramSpecs struct {
 type directTrampolineMapSpecs struct {
 	CpuStates *ebpf.MapSpec `ebpf:"cpu_states"`
 	Events    *ebpf.MapSpec `ebpf:"events"`
-	Listeners *ebpf.MapSpec `ebpf:"listeners"`
 	Requests  *ebpf.MapSpec `ebpf:"requests"`
 	Socks     *ebpf.MapSpec `ebpf:"socks"`
 	StackTops *ebpf.MapSpec `ebpf:"stack_tops"`
@@ -114,7 +114,9 @@ type directTrampolineVariableSpecs struct {
 	LastWakeup        *ebpf.VariableSpec `ebpf:"last_wakeup"`
 	Lost              *ebpf.VariableSpec `ebpf:"lost"`
 	Missed            *ebpf.VariableSpec `ebpf:"missed"`
+	Pass              *ebpf.VariableSpec `ebpf:"pass"`
 	ReqskTimerHandler *ebpf.VariableSpec `ebpf:"reqsk_timer_handler"`
+	SelfTgid          *ebpf.VariableSpec `ebpf:"self_tgid"`
 	TakeStacks        *ebpf.VariableSpec `ebpf:"take_stacks"`
 	TwTimerHandler    *ebpf.VariableSpec `ebpf:"tw_timer_handler"`
 	Untracked         *ebpf.VariableSpec `ebpf:"untracked"`
@@ -142,7 +144,6 @@ func (o *directTrampolineObjects) Close() error {
 type directTrampolineMaps struct {
 	CpuStates *ebpf.Map `ebpf:"cpu_states"`
 	Events    *ebpf.Map `ebpf:"events"`
-	Listeners *ebpf.Map `ebpf:"listeners"`
 	Requests  *ebpf.Map `ebpf:"requests"`
 	Socks     *ebpf.Map `ebpf:"socks"`
 	StackTops *ebpf.Map `ebpf:"stack_tops"`
@@ -154,7 +155,6 @@ func (m *directTrampolineMaps) Close() error {
 	return _DirectTrampolineClose(
 		m.CpuStates,
 		m.Events,
-		m.Listeners,
 		m.Requests,
 		m.Socks,
 		m.StackTops,
@@ -176,7 +176,9 @@ type directTrampolineVariables struct {
 	LastWakeup        *ebpf.Variable `ebpf:"last_wakeup"`
 	Lost              *ebpf.Variable `ebpf:"lost"`
 	Missed            *ebpf.Variable `ebpf:"missed"`
+	Pass              *ebpf.Variable `ebpf:"pass"`
 	ReqskTimerHandler *ebpf.Variable `ebpf:"reqsk_timer_handler"`
+	SelfTgid          *ebpf.Variable `ebpf:"self_tgid"`
 	TakeStacks        *ebpf.Variable `ebpf:"take_stacks"`
 	TwTimerHandler    *ebpf.Variable `ebpf:"tw_timer_handler"`
 	Untracked         *ebpf.Variable `ebpf:"untracked"`

@@ -166,7 +166,7 @@ func tracePlan(cfg Config) hookPlan {
 
 // listPlan is for a list of the sockets that exist.
 func listPlan() hookPlan {
-	return hookPlan{required: hookNamed(hookTable), optional: []hook{hookNamed(hookFiles)}}
+	return hookPlan{required: hookNamed(hookTable), optional: []hook{hookNamed(hookFiles), trackedHook}}
 }
 
 // hookNamed is for the names of hooks.

@@ -79,7 +79,7 @@ func TestPlans(t *testing.T) {
 		{tracePlan(Config{}), hookState, []string{hookFiles}},
 		{tracePlan(Config{Stacks: true}), hookState, []string{hookFiles, hookAcceptExit}},
 		{tracePlan(Config{Tracked: true}), hookState, []string{hookFiles, hookTracked}},
-		{listPlan(), hookTable, []string{hookFiles}},
+		{listPlan(), hookTable, []string{hookFiles, hookTracked}},
 	} {
 		set, err := newHookSet(Config{Without: []string{hookAcceptExit, hookTracked, hookFiles}}, c.plan)
 		if err != nil {

@@ -52,7 +52,8 @@ func TestParseNamespaceMounts(t *testing.T) {
 615 29 0:4 mnt:[4026532301] /run/snapd/ns/lxd.mnt rw - nsfs nsfs rw
 `
 	got := parseNamespaceMounts(strings.NewReader(mountinfo))
-	if diff := cmp.Diff([]string{"/run/netns/blue", "/run/netns/my ns"}, got); diff != "" {
+	want := map[uint64]string{4026532210: "/run/netns/blue", 4026532300: "/run/netns/my ns"}
+	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 }

@@ -2,51 +2,103 @@ package probe
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// netNamespaces finds the network namespaces of the host: those of processes,
-// those kept by a bind mount (ip netns), and those kept by an open file; the caller
-// knows these files. It returns a path for each inode. A namespace that only its
-// sockets keep alive is not found.
-func netNamespaces(proc string, files []string) (map[uint64]string, error) {
-	found := make(map[uint64]string)
-	add := func(path string) {
-		// All kinds of namespaces are in one file system; only the link tells.
-		var st unix.Stat_t
-		if unix.Stat(path, &st) == nil && found[st.Ino] == "" {
-			found[st.Ino] = path
+// SkippedError says that network namespaces could not be entered. What is in all others
+// was read.
+type SkippedError struct {
+	Count int
+	Why   error // of one of them
+}
+
+func (e *SkippedError) Error() string {
+	if e.Count == 1 {
+		return fmt.Sprintf("the sockets of a network namespace are not listed: %v", e.Why)
+	}
+	return fmt.Sprintf("the sockets of %d network namespaces are not listed; of one of them: %v", e.Count, e.Why)
+}
+
+func (e *SkippedError) Unwrap() error { return e.Why }
+
+// skip counts one more; a nil e begins to.
+func (e *SkippedError) skip(why error) *SkippedError {
+	if e == nil {
+		return &SkippedError{1, why}
+	}
+	e.Count++
+	return e
+}
+
+// asError is nil where none was skipped: a nil *SkippedError in an error would not be.
+func (e *SkippedError) asError() error {
+	if e == nil {
+		return nil
+	}
+	return e
+}
+
+// namespace is a way to a network namespace: a file of it, or a socket in it.
+type namespace struct {
+	root    string // what path is below, of another mount namespace; empty: path is in /proc
+	path    string // of the file; empty: by the socket
+	pid, fd int    // of the socket
+}
+
+// openFile is what the walk over open files tells of one: a network namespace, or a
+// socket of one. It is struct namespace_file in bpf/snapshot.h.
+type openFile struct {
+	NetNS   uint32 // of a socket; 0: the file is a namespace
+	PID, FD uint32
+}
+
+// netNamespaces finds the network namespaces of the host: those of processes and their
+// threads, those kept by a bind mount (ip netns), those kept by an open file, and those
+// that only open sockets keep; the caller knows these files. A namespace that only
+// closed sockets keep alive, such as in TIME_WAIT, is not found.
+func netNamespaces(proc string, files []openFile) (map[uint64]namespace, error) {
+	found := make(map[uint64]namespace)
+	add := func(inode uint64, at namespace) {
+		if _, known := found[inode]; inode != 0 && !known {
+			found[inode] = at
 		}
 	}
-	pids, err := filepath.Glob(filepath.Join(proc, "[0-9]*"))
+	addLink := func(path string) { add(linkedNamespace(path), namespace{path: path}) }
+	pids, err := numbersIn(proc)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("find network namespaces: %w", err)
 	}
-	mounts := make(map[string]bool) // mount namespaces whose mounts are read
 	for _, pid := range pids {
-		add(filepath.Join(pid, "ns/net"))
-		mntns, err := os.Readlink(filepath.Join(pid, "ns/mnt"))
-		if err != nil || mounts[mntns] {
-			continue
-		}
-		mounts[mntns] = true
-		for _, path := range mountedNamespaces(filepath.Join(pid, "mountinfo")) {
-			add(filepath.Join(pid, "root", path))
+		addLink(filepath.Join(proc, pid, "ns/net"))
+		tasks := filepath.Join(proc, pid, "task")
+		tids, _ := numbersIn(tasks) // the process may have gone
+		for _, tid := range tids {
+			if tid != pid {
+				addLink(filepath.Join(tasks, tid, "ns/net"))
+			}
 		}
 	}
-	for _, path := range files {
-		if to, err := os.Readlink(path); err == nil && strings.HasPrefix(to, "net:[") {
-			add(path)
+	for _, f := range files {
+		if f.NetNS == 0 {
+			addLink(fmt.Sprintf("/proc/%d/fd/%d", f.PID, f.FD))
 		}
+	}
+	hidden := findMounted(proc, pids, found)
+	for _, f := range files {
+		add(uint64(f.NetNS), namespace{pid: int(f.PID), fd: int(f.FD)})
+	}
+	for inode, ns := range hidden {
+		add(inode, ns)
 	}
 	if len(found) == 0 {
 		return nil, fmt.Errorf("find network namespaces: none in %s", proc)
@@ -54,44 +106,232 @@ func netNamespaces(proc string, files []string) (map[uint64]string, error) {
 	return found, nil
 }
 
-func mountedNamespaces(mountinfo string) []string {
-	f, err := os.Open(mountinfo)
+// numbersIn lists the entries of a directory that are numbers: processes or threads.
+func numbersIn(dir string) ([]string, error) {
+	d, err := os.Open(dir)
 	if err != nil {
-		return nil // the process has gone
+		return nil, err
 	}
-	defer f.Close()
-	return parseNamespaceMounts(f)
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	numbers := names[:0]
+	for _, name := range names {
+		if name[0] >= '0' && name[0] <= '9' {
+			numbers = append(numbers, name)
+		}
+	}
+	return numbers, err
+}
+
+// linkedNamespace gives the inode of the network namespace that a link in /proc names; 0:
+// it does not, or it is gone.
+func linkedNamespace(path string) uint64 {
+	var buf [64]byte
+	n, err := unix.Readlink(path, buf[:])
+	if err != nil {
+		return 0
+	}
+	return namespaceInode(string(buf[:n]))
+}
+
+// namespaceInode reads "net:[4026531840]"; 0: it is something else.
+func namespaceInode(name string) uint64 {
+	number, isNet := strings.CutPrefix(name, "net:[")
+	inode, err := strconv.ParseUint(strings.TrimSuffix(number, "]"), 10, 64)
+	if !isNet || err != nil {
+		return 0
+	}
+	return inode
+}
+
+// findMounted adds what is mounted in any mount namespace and was not found otherwise. A mount
+// point may be hidden by another mount; it returns those that cannot be opened.
+func findMounted(proc string, pids []string, found map[uint64]namespace) (hidden map[uint64]namespace) {
+	hidden = make(map[uint64]namespace)
+	seen := make(map[string]bool) // mount namespaces
+	for _, pid := range pids {
+		mntns, err := os.Readlink(filepath.Join(proc, pid, "ns/mnt"))
+		if err != nil || seen[mntns] {
+			continue
+		}
+		seen[mntns] = true
+		for inode, ns := range mountedNamespaces(filepath.Join(proc, pid)) {
+			if _, known := found[inode]; known {
+				continue
+			}
+			file, err := ns.open()
+			if err != nil {
+				hidden[inode] = ns
+				continue
+			}
+			if isInode(file, inode) {
+				found[inode] = ns
+			}
+			file.Close()
+		}
+	}
+	return hidden
+}
+
+// mountedNamespaces lists the mounted network namespaces that a process sees; none if it has
+// gone.
+func mountedNamespaces(process string) map[uint64]namespace {
+	mountinfo, err := os.ReadFile(filepath.Join(process, "mountinfo"))
+	if err != nil {
+		return nil
+	}
+	mounted := make(map[uint64]namespace)
+	for inode, point := range parseNamespaceMounts(bytes.NewReader(mountinfo)) {
+		mounted[inode] = namespace{root: filepath.Join(process, "root"), path: point}
+	}
+	return mounted
 }
 
 // parseNamespaceMounts gives the mount points of bind-mounted network namespaces
-// in proc(5)'s mountinfo: the root is "net:[inode]", the type nsfs.
-func parseNamespaceMounts(mountinfo io.Reader) []string {
-	var points []string
+// in proc(5)'s mountinfo, by inode: the root is "net:[inode]", the type nsfs.
+func parseNamespaceMounts(mountinfo io.Reader) map[uint64]string {
+	points := make(map[uint64]string)
 	lines := bufio.NewScanner(mountinfo)
 	for lines.Scan() {
 		f := strings.Fields(lines.Text())
-		if len(f) > 4 && strings.HasPrefix(f[3], "net:[") {
-			points = append(points, strings.ReplaceAll(f[4], `\040`, " "))
+		if len(f) < 5 {
+			continue
+		}
+		if inode := namespaceInode(f[3]); inode != 0 {
+			points[inode] = unescapeMount(f[4])
 		}
 	}
 	return points
 }
 
-// inNamespace runs f in the network namespace at path. One that has gone
-// meanwhile is no error, f is not run.
-func inNamespace(path string, f func() error) error {
-	target, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
+// unescapeMount undoes mangle() of fs/seq_file.c: space, tab, newline and backslash are
+// written as \ and three octal digits.
+func unescapeMount(path string) string {
+	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(path)
+}
+
+// isThere reports whether what leads to the namespace still exists.
+func (ns namespace) isThere(inode uint64) bool {
+	if ns.root == "" {
+		return true
+	}
+	_, mounted := mountedNamespaces(filepath.Dir(ns.root))[inode]
+	return mounted
+}
+
+// open opens the namespace. Its error is fs.ErrNotExist or ESRCH where that is gone.
+func (ns namespace) open() (*os.File, error) {
+	if ns.path == "" {
+		return openOfSocket(ns.pid, ns.fd)
+	}
+	return openNamespace(ns.root, ns.path)
+}
+
+// openNamespace never waits and opens nothing but a namespace: another user may have
+// mounted a FIFO or a dead file server over a namespace's path.
+func openNamespace(root, path string) (*os.File, error) {
+	at, err := openPath(root, path)
+	if err != nil {
+		return nil, &os.PathError{Op: "open network namespace", Path: root + path, Err: err}
+	}
+	defer unix.Close(at)
+	if !isNamespaceFile(at) {
+		return nil, fmt.Errorf("open network namespace %s%s: another file is there", root, path)
+	}
+	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", at), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open network namespace", Path: root + path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), root+path), nil
+}
+
+// isNamespaceFile reports whether fd is in the file system of the namespaces, and asks no
+// file server.
+func isNamespaceFile(fd int) bool {
+	var st unix.Statx_t
+	var own unix.Stat_t
+	return unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, 0, &st) == nil &&
+		unix.Stat("/proc/self/ns/net", &own) == nil &&
+		unix.Mkdev(st.Dev_major, st.Dev_minor) == own.Dev
+}
+
+// resolveCached is RESOLVE_CACHED of linux/openat2.h.
+const resolveCached = 0x20
+
+// openPath looks up a path and does not open the file. Mount points stay in the kernel's
+// cache of names, so below a root that has to do (RESOLVE_CACHED, 5.12+): else a file
+// server would be asked, and may never answer.
+func openPath(root, path string) (int, error) {
+	if root == "" {
+		return unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0) // in /proc, which answers
+	}
+	dir, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(dir)
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | resolveCached}
+	fd, err := unix.Openat2(dir, path, &how)
+	if err == unix.EINVAL {
+		how.Resolve = unix.RESOLVE_IN_ROOT
+		return unix.Openat2(dir, path, &how)
+	}
+	return fd, err
+}
+
+// openOfSocket opens the namespace of another process's socket.
+func openOfSocket(pid, fd int) (*os.File, error) {
+	name := fmt.Sprintf("network namespace of descriptor %d of process %d", fd, pid)
+	process, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	defer unix.Close(process)
+	socket, err := unix.PidfdGetfd(process, fd, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	defer unix.Close(socket)
+	ns, err := unix.IoctlRetInt(socket, unix.SIOCGSKNS)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	return os.NewFile(uintptr(ns), name), nil
+}
+
+// isInode reports whether file is the namespace with that number: what led there may lead
+// to another one by now.
+func isInode(file *os.File, inode uint64) bool {
+	var st unix.Stat_t
+	return unix.Fstat(int(file.Fd()), &st) == nil && st.Ino == inode
+}
+
+// inNamespace runs f in a network namespace. One that has gone meanwhile is not an error;
+// f is not run.
+func inNamespace(inode uint64, ns namespace, f func() error) error {
+	target, err := ns.open()
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EBADF) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("open network namespace: %w", err)
+		if !ns.isThere(inode) { // it went while we looked
+			return nil
+		}
+		return &notEntered{err}
 	}
 	defer target.Close()
+	if !isInode(target, inode) {
+		return nil
+	}
 	done := make(chan error)
 	go func() { done <- enterNamespace(target, f) }()
 	return <-done
 }
+
+// notEntered is why f was not run.
+type notEntered struct{ error }
+
+func (e *notEntered) Unwrap() error { return e.error }
 
 // enterNamespace needs a thread of its own for the time being. It brings the
 // thread back: to let it end with its goroutine is not enough, as the main thread
@@ -105,7 +345,8 @@ func enterNamespace(target *os.File, f func() error) error {
 	}
 	defer home.Close()
 	if err := unix.Setns(int(target.Fd()), unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("enter network namespace %s: %w", target.Name(), err)
+		runtime.UnlockOSThread()
+		return &notEntered{fmt.Errorf("enter network namespace %s: %w", target.Name(), err)}
 	}
 	err = f()
 	if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); back != nil {

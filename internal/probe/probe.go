@@ -78,12 +78,13 @@ type Probe struct {
 	deadline     time.Time
 	untilLoss    int // events until losses are looked at
 	seen         Losses
-	namespaces   map[uint64]string // see namespace: path by inode
+	namespaces   map[uint64]namespace // see namespace, by inode
 	namespacesAt time.Time
 
 	stop     chan struct{}
 	stopOnce sync.Once
 	owners   sync.WaitGroup // the goroutine of refreshOwners
+	looking  sync.Mutex     // one pass over all files at a time
 }
 
 // Open loads the programs and attaches them; when it returns, every state change

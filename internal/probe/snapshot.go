@@ -20,10 +20,11 @@ import (
 // of kind Socket for each to emit, unless an event has told of it already. Call
 // it once, after Open and before Read: then there is neither a gap nor a
 // duplicate between the rows and the events. From then on the probe keeps the
-// owners of sockets up to date.
+// owners of sockets up to date. A *SkippedError says that rows are missing.
 func (p *Probe) Seed(emit func(*tcp.Event) error) error {
 	started := time.Now()
-	if err := snapshot(&p.objs, p.decoder, p.cfg, emit); err != nil {
+	skipped, err := snapshot(&p.objs, p.decoder, p.cfg, emit)
+	if err != nil {
 		return err
 	}
 	if interval := p.cfg.OwnerRefresh; interval >= 0 {
@@ -33,10 +34,11 @@ func (p *Probe) Seed(emit func(*tcp.Event) error) error {
 		p.owners.Add(1)
 		go p.refreshOwners(max(interval, ownerShare*time.Since(started)))
 	}
-	return nil
+	return skipped.asError()
 }
 
-// Sockets hands a row of kind Socket for each socket to emit, and traces nothing.
+// Sockets hands a row of kind Socket for each socket to emit, and traces nothing. A
+// *SkippedError says that rows are missing.
 func Sockets(cfg Config, emit func(*tcp.Event) error) error {
 	var objs bpfObjects
 	_, err := loadHooks(cfg, listPlan(), &objs)
@@ -44,48 +46,98 @@ func Sockets(cfg Config, emit func(*tcp.Event) error) error {
 	if err != nil {
 		return err
 	}
-	return snapshot(&objs, newDecoder(cfg.KernelAddr), cfg, emit)
+	skipped, err := snapshot(&objs, newDecoder(cfg.KernelAddr), cfg, emit)
+	if err != nil {
+		return err
+	}
+	return skipped.asError()
 }
 
 // snapshot looks at all open files first, so that the rows know their owners.
-func snapshot(objs *bpfObjects, d *decoder, cfg Config, emit func(*tcp.Event) error) error {
+func snapshot(objs *bpfObjects, d *decoder, cfg Config, emit func(*tcp.Event) error) (*SkippedError, error) {
 	files, err := walkFiles(objs, bpfPassModePASS_SEED)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	namespaces, err := netNamespaces("/proc", files)
 	if err != nil {
+		return nil, err
+	}
+	var skipped *SkippedError
+	return skipped, whileFresh(objs, func() error {
+		skipped, err = walkTables(objs, d, cfg, namespaces, emit)
+		if err != nil || objs.KnownSockets == nil {
+			return err
+		}
+		return closedSockets(objs, d, emit)
+	})
+}
+
+// whileFresh runs f, which writes rows, just after a pass over all files.
+func whileFresh(objs *bpfObjects, f func() error) error {
+	if objs.Files == nil {
+		return f()
+	}
+	look := bpfLookKindLOOK_PARTIAL
+	if inInitialPIDNamespace() {
+		look = bpfLookKindLOOK_COMPLETE
+	}
+	if err := objs.Look.Set(look); err != nil {
 		return err
 	}
-	return walkTables(objs, d, cfg, namespaces, emit)
+	return errors.Join(f(), objs.Look.Set(bpfLookKindLOOK_STALE))
+}
+
+// inInitialPIDNamespace: else there may be processes that the file iterator does not show us.
+func inInitialPIDNamespace() bool {
+	const initialPIDNamespace = 0xEFFFFFFC // PROC_PID_INIT_INO
+	var st unix.Stat_t
+	return unix.Stat("/proc/self/ns/pid", &st) == nil && st.Ino == initialPIDNamespace
 }
 
 // walkTables reads the sockets of every namespace.
-func walkTables(objs *bpfObjects, d *decoder, cfg Config, namespaces map[uint64]string, emit func(*tcp.Event) error) error {
+func walkTables(objs *bpfObjects, d *decoder, cfg Config, namespaces map[uint64]namespace, emit func(*tcp.Event) error) (skipped *SkippedError, err error) {
 	if objs.Table == nil { // hookTable is missing, as Limitations says
-		return nil
+		return nil, nil
 	}
 	table, err := link.AttachIter(link.IterOptions{Program: objs.Table})
 	if err != nil {
-		return fmt.Errorf("attach the socket iterator: %w", err)
+		return nil, fmt.Errorf("attach the socket iterator: %w", err)
 	}
 	defer table.Close()
-	for inode, path := range namespaces {
+	for inode, ns := range namespaces {
 		if cfg.NetNS != 0 && uint64(cfg.NetNS) != inode {
 			continue
 		}
-		err := inNamespace(path, func() error { return readRows(table, d, emit) })
-		if err != nil {
-			return fmt.Errorf("read the sockets of network namespace %d: %w", inode, err)
+		err := inNamespace(inode, ns, func() error { return readRows(table, d, emit) })
+		if why, ok := errors.AsType[*notEntered](err); ok {
+			skipped = skipped.skip(why)
+		} else if err != nil {
+			return skipped, fmt.Errorf("read the sockets of network namespace %d: %w", inode, err)
 		}
 	}
-	return nil
+	return skipped, nil
+}
+
+// closedSockets reads those whose connection is over and whose descriptor is still open. They
+// are in no table: only the file leads to them.
+func closedSockets(objs *bpfObjects, d *decoder, emit func(*tcp.Event) error) error {
+	err := errors.Join(objs.RowStates.Set(uint32(1<<tcp.Close)), objs.RowsDueOnly.Set(true))
+	if err != nil {
+		return fmt.Errorf("prepare the walk over closed sockets: %w", err)
+	}
+	if err := walkMap(objs.Socks, objs.KnownSockets, d, emit); err != nil {
+		return fmt.Errorf("walk over closed sockets: %w", err)
+	}
+	return objs.RowsDueOnly.Set(false)
 }
 
 // TrackedSockets hands a row for each socket that is in one of the states now to emit, with its
 // age as far as the trace or the kernel knows it, with its queues and without counters.
-// It needs Config.Tracked; call it after Seed, from the goroutine that reads. It walks
-// over what the trace knows, of all namespaces at once.
+// In CLOSE are those whose connection is over and whose descriptor is still open. It
+// needs Config.Tracked; call it after Seed, from the goroutine that reads. It looks at
+// all open files, for owners, names and descriptors as they are now, and walks over what
+// the trace knows, of all namespaces at once.
 func (p *Probe) TrackedSockets(states []tcp.State, emit func(*tcp.Event) error) error {
 	if why := p.hooks.missing[hookTracked]; why != nil {
 		return fmt.Errorf("walk over the known sockets: %s: %w", hookTracked, why)
@@ -94,9 +146,18 @@ func (p *Probe) TrackedSockets(states []tcp.State, emit func(*tcp.Event) error) 
 	for _, s := range states {
 		wanted |= 1 << s
 	}
+	p.looking.Lock()
+	defer p.looking.Unlock()
+	if err := p.refreshOnce(); err != nil {
+		return err
+	}
 	if err := p.objs.RowStates.Set(wanted); err != nil {
 		return fmt.Errorf("prepare the walk over the known sockets: %w", err)
 	}
+	return whileFresh(&p.objs, func() error { return p.trackedRows(wanted, emit) })
+}
+
+func (p *Probe) trackedRows(wanted uint32, emit func(*tcp.Event) error) error {
 	const mini, half = 1<<tcp.TimeWait | 1<<tcp.FinWait2, 1 << tcp.SynRecv
 	for _, walk := range []struct {
 		states uint32 // that are found there
@@ -196,12 +257,12 @@ func (p *Probe) StackTop(id uint32) []uint64 {
 }
 
 // walkFiles runs the program files over every open file of every process, and
-// returns the paths of those that are namespaces.
-func walkFiles(objs *bpfObjects, mode bpfPassMode) ([]string, error) {
+// returns those that lead to network namespaces.
+func walkFiles(objs *bpfObjects, mode bpfPassMode) ([]openFile, error) {
 	if objs.Files == nil { // hookFiles is missing, as Limitations says
 		return nil, nil
 	}
-	if err := objs.PassMode.Set(mode); err != nil {
+	if err := errors.Join(objs.PassMode.Set(mode), objs.LastNetns.Set(uint32(0))); err != nil {
 		return nil, fmt.Errorf("prepare the file iterator: %w", err)
 	}
 	it, err := link.AttachIter(link.IterOptions{Program: objs.Files})
@@ -217,38 +278,40 @@ func walkFiles(objs *bpfObjects, mode bpfPassMode) ([]string, error) {
 	return readNamespaceFiles(bufio.NewReader(iteration{file}))
 }
 
-func readNamespaceFiles(r io.Reader) ([]string, error) {
-	var paths []string
+func readNamespaceFiles(r io.Reader) ([]openFile, error) {
+	var files []openFile
 	for {
-		var file uint64 // write_namespace in bpf/snapshot.h
+		var file openFile
 		err := binary.Read(r, binary.NativeEndian, &file)
 		if errors.Is(err, io.EOF) {
-			return paths, nil
+			return files, nil
 		}
 		if err != nil {
 			return nil, fmt.Errorf("look at open files: %w", err)
 		}
-		paths = append(paths, fmt.Sprintf("/proc/%d/fd/%d", file>>32, uint32(file)))
+		files = append(files, file)
 	}
 }
 
-// namespace gives a path to a network namespace.
-func (p *Probe) namespace(inode uint32) (path string, err error) {
+// namespace gives a way to a network namespace.
+func (p *Probe) namespace(inode uint32) (namespace, error) {
 	if time.Since(p.namespacesAt) > namespaceInterval {
+		p.looking.Lock()
 		files, err := walkFiles(&p.objs, bpfPassModePASS_MARK)
+		p.looking.Unlock()
 		if err != nil {
-			return "", err
+			return namespace{}, err
 		}
 		if p.namespaces, err = netNamespaces("/proc", files); err != nil {
-			return "", err
+			return namespace{}, err
 		}
 		p.namespacesAt = time.Now()
 	}
-	path, known := p.namespaces[uint64(inode)]
+	ns, known := p.namespaces[uint64(inode)]
 	if !known {
-		return "", fmt.Errorf("network namespace %d is not found", inode)
+		return namespace{}, fmt.Errorf("network namespace %d is not found", inode)
 	}
-	return path, nil
+	return ns, nil
 }
 
 // namespaceInterval is how old the list of namespaces may be that namespace knows.
@@ -263,7 +326,7 @@ const ownerShare = 50
 
 // refreshOwners finds the holder of every socket whose owner is only inherited
 // from a listener, or that was passed to another process, until the probe stops.
-// It shares no Go state with the reader: owners live in the kernel.
+// What it finds is kept in the kernel.
 func (p *Probe) refreshOwners(interval time.Duration) {
 	defer p.owners.Done()
 	for {
@@ -273,22 +336,30 @@ func (p *Probe) refreshOwners(interval time.Duration) {
 		case <-time.After(interval):
 		}
 		started := time.Now()
-		if p.refreshOnce() != nil {
+		p.looking.Lock()
+		err := p.refreshOnce()
+		p.looking.Unlock()
+		if err != nil {
 			return // only at Close: the maps are gone
 		}
 		interval = max(interval, ownerShare*time.Since(started))
 	}
 }
 
+// refreshOnce takes a second pass only where it may find something: each one holds the files
+// of others for a moment, and so may hold up the FIN of a close().
 func (p *Probe) refreshOnce() error {
-	var pass uint32
+	var pass, strangers uint32
 	if err := p.objs.Pass.Get(&pass); err != nil {
 		return err
 	}
-	if err := p.objs.Pass.Set(pass + 1); err != nil {
+	if err := errors.Join(p.objs.Pass.Set(pass+1), p.objs.Strangers.Set(uint32(0))); err != nil {
 		return err
 	}
 	if _, err := walkFiles(&p.objs, bpfPassModePASS_MARK); err != nil {
+		return err
+	}
+	if err := p.objs.Strangers.Get(&strangers); err != nil || strangers == 0 {
 		return err
 	}
 	_, err := walkFiles(&p.objs, bpfPassModePASS_REPLACE)

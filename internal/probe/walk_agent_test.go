@@ -1,6 +1,7 @@
 package probe_test
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"os"
@@ -128,6 +129,19 @@ func agentDo(command []string, passed int) (string, error) {
 	switch command[0] {
 	case "connect":
 		return agentConnect(command[1])
+	case "listen":
+		return agentListen(command[1], command[2:])
+	case "waiting":
+		info, err := unix.GetsockoptTCPInfo(number(), unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err != nil {
+			return "", err
+		}
+		return fmt.Sprint(info.Unacked), nil // of a listener, inet_csk's sk_ack_backlog
+	case "rename":
+		return "ok", os.WriteFile("/proc/self/comm", []byte(command[1]), 0)
+	case "write":
+		_, err := unix.Write(number(), []byte("data"))
+		return "ok", err
 	case "accept":
 		fd, err := agentAccept(number())
 		return strconv.Itoa(fd), err
@@ -150,6 +164,42 @@ func agentConnect(to string) (string, error) {
 		return "", err
 	}
 	if err := unix.Connect(fd, sockaddr(netip.MustParseAddrPort(to))); err != nil {
+		return "", err
+	}
+	name, err := unix.Getsockname(fd)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%d %v", fd, addrPort(name)), nil
+}
+
+// agentListen answers like agentConnect.
+func agentListen(at string, options []string) (string, error) {
+	addr := netip.MustParseAddrPort(at)
+	family, bind := unix.AF_INET, true
+	if addr.Addr().Is6() {
+		family = unix.AF_INET6
+	}
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	for _, option := range options {
+		name, value, _ := strings.Cut(option, "=")
+		switch name {
+		case "reuse":
+			err = cmp.Or(err, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1))
+		case "reuseport":
+			err = cmp.Or(err, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1))
+		case "device":
+			err = cmp.Or(err, unix.BindToDevice(fd, value))
+		case "v6only":
+			err = cmp.Or(err, unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1))
+		case "unbound":
+			bind = false
+		}
+	}
+	if bind {
+		err = cmp.Or(err, unix.Bind(fd, sockaddr(addr)))
+	}
+	if err := cmp.Or(err, unix.Listen(fd, 8)); err != nil {
 		return "", err
 	}
 	name, err := unix.Getsockname(fd)

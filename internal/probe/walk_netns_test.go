@@ -23,6 +23,8 @@ type netns struct {
 	mptcp bool     // the sockets made from now on are MPTCP's
 	undo  []func() // on the way out, newest first
 
+	connections int // made by connectsTo
+
 	events []tcp.Event // as reported by the end
 }
 

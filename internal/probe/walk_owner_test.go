@@ -1,9 +1,15 @@
 package probe_test
 
 import (
+	"fmt"
 	"os"
 	"strconv"
 	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 
 	"github.com/tcptrace/tcptrace/internal/probe"
 	"github.com/tcptrace/tcptrace/internal/tcp"
@@ -19,6 +25,9 @@ var ownerScenarios = []scenario{
 	{name: "thread of another name", run: namedThread},
 	{name: "kill -9", run: killed},
 	{name: "destroyed by a stranger", run: strangerDestroys},
+	{name: "a sockmap's parser reads in softirq", run: func(n *netns) { sockmapReads(n, true) }},
+	{name: "a sockmap's verdict reads in softirq", run: func(n *netns) { sockmapReads(n, false) }},
+	{name: "the last reference is a stranger's read()", run: strangerDrops},
 }
 
 // The parent's close ends nothing; the child's does.
@@ -178,4 +187,73 @@ func strangerDestroys(n *netns) {
 connect  LISTEN>SYN_RECV       syn_received
 connect  SYN_RECV>ESTABLISHED  handshake_done
 destroy  ESTABLISHED>CLOSE     rst_received  errno=ECONNRESET`)
+}
+
+// sockmapReads: a verdict program takes what the stranger sends while that is current.
+func sockmapReads(n *netns, parses bool) {
+	if !parses && kernelBefore(5, 13) {
+		panic(notHere("a sockmap needs a parser (until 5.13)"))
+	}
+	l := n.listener(web)
+	stranger := n.agent("stranger")
+	c := stranger.client(n, l.local)
+	s := n.served(c)
+	s.accept(l)
+	n.rest()
+	inSockmap(s, parses)
+	read := 0
+	eventually(patience, "the program has read what came", func() bool {
+		stranger.do(fmt.Sprint("write ", c.holderFD))
+		read++
+		info := must(unix.GetsockoptTCPInfo(s.fd, unix.IPPROTO_TCP, unix.TCP_INFO))
+		return read > 4 && info.Bytes_received >= 4
+	})
+	n.step("close", func() { stranger.do(fmt.Sprint("close ", c.holderFD)) }, s.in(tcp.CloseWait), c.in(tcp.FinWait2))
+	c.wants(`
+close    ESTABLISHED>FIN_WAIT1   local_close
+close    FIN_WAIT1>FIN_WAIT2     fin_acked`)
+	s.wants(`
+connect  LISTEN>SYN_RECV         syn_received
+connect  SYN_RECV>ESTABLISHED    handshake_done
+close    ESTABLISHED>CLOSE_WAIT  fin_received`)
+}
+
+// inSockmap puts s in a sockmap whose verdict takes everything from it.
+func inSockmap(s *sock, parses bool) {
+	sockets := must(ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.SockMap, KeySize: 4, ValueSize: 8, MaxEntries: 1}))
+	s.n.undo = append(s.n.undo, func() { sockets.Close() })
+	attach := func(to ebpf.AttachType, result asm.Instruction) {
+		prog := must(ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SkSKB, AttachType: to, License: "GPL",
+			Instructions: asm.Instructions{result, asm.Return()}}))
+		defer prog.Close()
+		check(link.RawAttachProgram(link.RawAttachProgramOptions{Target: sockets.FD(), Program: prog, Attach: to}), "attach to the sockmap")
+	}
+	if parses {
+		attach(ebpf.AttachSkSKBStreamParser, asm.LoadMem(asm.R0, asm.R1, 0, asm.Word)) // the length of the data
+	}
+	const drop = 0 // SK_DROP
+	attach(ebpf.AttachSkSKBStreamVerdict, asm.Mov.Imm(asm.R0, drop))
+	check(sockets.Put(uint32(0), uint64(s.fd)), "put the socket in the sockmap")
+}
+
+// strangerDrops: a descriptor on its way is dropped by a read() that has no room for it. So is
+// the last reference by an iterator that looks at open files, and by readlink() of
+// /proc/PID/fd/N: who does that never had the socket.
+func strangerDrops(n *netns) {
+	if kernelBefore(5, 15) {
+		panic(notHere("programs do not see which system call runs (bpf_task_pt_regs, since 5.15)"))
+	}
+	_, c, s := n.established(web)
+	pair := must(unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0))
+	stranger := n.agent("stranger", &sock{fd: pair[1]})
+	check(unix.Sendmsg(pair[0], []byte("x"), unix.UnixRights(c.fd), nil, 0), "send the descriptor")
+	c.close()
+	n.rest()
+	n.step("read", func() { stranger.do("read 4") }, s.in(tcp.CloseWait), c.in(tcp.FinWait2))
+	check(unix.Close(pair[0]), "close")
+	check(unix.Close(pair[1]), "close")
+	c.wants(`
+read  ESTABLISHED>FIN_WAIT1   local_close
+read  FIN_WAIT1>FIN_WAIT2     fin_acked`)
+	s.wants(`read  ESTABLISHED>CLOSE_WAIT  fin_received`)
 }

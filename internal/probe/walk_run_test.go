@@ -99,6 +99,8 @@ var groups = []struct {
 	{"open", openScenarios},
 	{"close", closeScenarios},
 	{"owners", ownerScenarios},
+	{"listeners", listenerScenarios},
+	{"descriptors", descriptorScenarios},
 	{"seeding", seedScenarios},
 	{"TIME_WAIT", timeWaitScenarios},
 }

@@ -17,6 +17,9 @@ var seedScenarios = []scenario{
 	{name: "CLOSE_WAIT older than the trace", run: olderLeak},
 	{name: "CLOSE_WAIT older than the trace, kept alive", slow: true, run: olderKeptAlive},
 	{name: "TIME_WAIT and half-open older than the trace", run: olderMini},
+	{name: "roles older than the trace", run: func(n *netns) { olderRoles(n, web) }},
+	{name: "roles older than the trace, IPv6", run: func(n *netns) { olderRoles(n, "[::1]:80") }},
+	{name: "a client that listened before, older than the trace", run: olderListened},
 }
 
 // trace begins a second trace. The scenario is held against this one: the lines
@@ -182,4 +185,43 @@ func olderMini(n *netns) {
 	half.isSeeded(tcp.SynRecv, tcp.Server, tcp.FromInherited)
 	n.step("reset", func() { p.send(flagRST) }, half.in(tcp.Close))
 	half.wants(`reset  SYN_RECV>CLOSE  rst_received  by=inherited since=syn age=exact`)
+}
+
+// olderRoles: nothing of the listener's is left in a child whose backlog is 0. What was sent
+// and closed meanwhile must not matter.
+func olderRoles(n *netns, addr string) {
+	l, c, s := n.established(addr)
+	check(unix.Listen(l.fd, 0), "set the backlog to 0")
+	c2 := n.client(l.local)
+	check(c2.connect(l.local), "connect")
+	c2.await(tcp.Established)
+	s2 := n.served(c2)
+	s2.await(tcp.Established)
+	s2.accept(l)
+	for _, pair := range [][2]*sock{{c, s}, {c2, s2}} {
+		pair[0].write("request")
+		pair[1].read("request")
+		pair[1].write("a longer answer")
+	}
+	c2.shutdown(unix.SHUT_WR)
+	s2.await(tcp.CloseWait)
+	c2.await(tcp.FinWait2)
+	n.trace()
+	c.isSeeded(tcp.Established, tcp.Client, tcp.FromSnapshot)
+	s.isSeeded(tcp.Established, tcp.Server, tcp.FromSnapshot)
+	c2.isSeeded(tcp.FinWait2, tcp.Client, tcp.FromSnapshot)
+	s2.isSeeded(tcp.CloseWait, tcp.Server, tcp.FromSnapshot)
+}
+
+// olderListened: a backlog limit is not a proof of being a server, either.
+func olderListened(n *netns) {
+	l := n.listener(web)
+	c := n.client(l.local)
+	c.bind("127.0.0.1:4000")
+	check(unix.Listen(c.fd, 8), "listen")
+	c.shutdown(unix.SHUT_RDWR)
+	check(c.connect(l.local), "connect")
+	c.await(tcp.Established)
+	n.trace()
+	c.isSeeded(tcp.Established, tcp.Client, tcp.FromSnapshot)
 }

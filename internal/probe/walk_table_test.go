@@ -18,7 +18,7 @@ import (
 //
 //	step  OLD>NEW  reason  [errno=NAME] [by=SOURCE[:PROCESS]] [since=STEP [age=exact]]
 //
-// reason may be - for none. The transition happened within the step, so its
+// reason may be - for none, * for any. The transition happened within the step, so its
 // duration lies between the times of two steps. by= holds for the lines that
 // follow, too; PROCESS is one of netns.procs, the test itself if absent.
 type row struct {
@@ -235,7 +235,12 @@ func (s *sock) differences(e *tcp.Event, line int) (diff []string) {
 			diff = append(diff, fmt.Sprintf("%s is %v, want %v", what, got, want))
 		}
 	}
-	differ("reason", e.Reason, want.reason)
+	if want.reason != "*" {
+		differ("reason", e.Reason, want.reason)
+	}
+	if holder, known := s.holderAt(line); known {
+		differ("holder", e.Holder, holder)
+	}
 	differ("role", e.Role, s.role)
 	differ("errno", errnoName(e.Errno), want.errno)
 	differ("mptcp", e.MPTCP, s.mptcp)
@@ -252,6 +257,26 @@ func (s *sock) differences(e *tcp.Event, line int) (diff []string) {
 	}
 	diff = append(diff, s.ownerDiffers(e, want)...)
 	return append(diff, s.timesDiffer(e, line)...)
+}
+
+// holderAt is what a line must say of the owner's descriptor: whoever calls holds one, and
+// after close() nobody does.
+func (s *sock) holderAt(line int) (tcp.Holder, bool) {
+	if s.mptcp || s.want[line].source == "" {
+		return "", false
+	}
+	for _, r := range s.want[:line+1] {
+		if r.reason == tcp.LocalClose {
+			return tcp.Gone, true
+		}
+	}
+	switch s.want[line].reason {
+	case tcp.Connect, tcp.ListenCall:
+		return tcp.Held, true
+	case tcp.LocalShutdown:
+		return tcp.Held, s.want[line].source != tcp.FromInherited
+	}
+	return "", false
 }
 
 // needsCookie: a half-open connection has none, and before 5.12 a program has

@@ -159,6 +159,8 @@ type record struct {
 	FD            *uint32      `json:"fd"`
 	OwnerSource   *string      `json:"owner_source"`
 	Holder        *string      `json:"holder"`
+	Unaccepted    *bool        `json:"unaccepted"`
+	Acked         *bool        `json:"acked"`
 	Cgroup        *string      `json:"cgroup"`
 	ContainerID   *string      `json:"container_id"`
 	BytesSent     *uint64      `json:"bytes_sent"`
@@ -323,6 +325,7 @@ func (f *fields) owner(e *tcp.Event, rec *record) {
 		e.PID, e.Comm = *rec.PID, shared(*rec.Comm)
 	}
 	e.Holder = parseIf(f, "holder", rec.Holder, parseHolder)
+	e.Unaccepted, e.Acked = orElse(rec.Unaccepted, false), orElse(rec.Acked, false)
 	e.UID = orElse(rec.UID, tcp.NoUID)
 	if rec.FD != nil {
 		if *rec.FD > math.MaxInt32 {

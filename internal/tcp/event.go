@@ -134,11 +134,15 @@ type Event struct {
 	Time   int64  // wall clock, ns since the Unix epoch
 	BootNS uint64 // CLOCK_BOOTTIME, ns since the boot
 
-	Cookie   uint64 // as after "sk:" in ss -e; 0: half-open, none yet
-	SkAddr   uint64 // kernel address of struct sock; 0: not asked for
-	NetNS    uint32 // inode of the network namespace; 0: unknown
-	Device   uint32 // index of the device that it is bound to, or of its scope; 0: none
-	MPTCP    bool   // a subflow of an MPTCP connection
+	Cookie uint64 // as after "sk:" in ss -e; 0: half-open, none yet
+	SkAddr uint64 // kernel address of struct sock; 0: not asked for
+	NetNS  uint32 // inode of the network namespace; 0: unknown
+	Device uint32 // index of the device that it is bound to, or of its scope; 0: none
+	MPTCP  bool   // a subflow of an MPTCP connection
+	// Unaccepted: it waits in its listener's accept queue; the owner is the listener's.
+	Unaccepted bool
+	// Acked: half-open, and the peer has completed the handshake: it waits for us.
+	Acked    bool
 	Local    netip.AddrPort
 	Remote   netip.AddrPort
 	Old, New State // Socket: Old is 0
@@ -158,9 +162,6 @@ type Event struct {
 	CgroupID    uint64 // cgroup v2 id, the inode of its directory; 0: unknown
 	Cgroup      string // cgroup v2 path, raw; filled in by enrich
 	ContainerID string // filled in by enrich
-
-	Unaccepted bool // the socket is in an accept queue: no process has it yet
-	Acked      bool // half-open: the peer has completed the handshake; it waits for us
 
 	Stack uint32 // names the code that opened the socket, see probe.Stack; 0: not kept
 
