@@ -237,6 +237,15 @@ func TestHalfOpen(t *testing.T) {
 	}
 }
 
+// A recording does not say whether the last ACK has come since.
+func TestHalfOpenInRecording(t *testing.T) {
+	rule := stuckIn(tcp.SynRecv)
+	rule.Recorded = true
+	if g := look(t, rule, row(tcp.SynRecv, 1000*second, 60*second)); g.Cause != CauseUnknown || strings.Contains(g.Diagnosis, "flood") {
+		t.Errorf("got %s: %s", g.Cause, g.Diagnosis)
+	}
+}
+
 // Data that waits behind a FIN may be a last word on an idle connection.
 func TestUnreadIsTwoThings(t *testing.T) {
 	e := row(tcp.CloseWait, 1000*second, 60*second)

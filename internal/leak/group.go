@@ -51,6 +51,7 @@ type Group struct {
 	Sending    int     // sockets that have bytes to send or to be acknowledged
 	Unaccepted int     // sockets that wait in an accept queue
 	Acked      int     // half-open connections whose peer has completed the handshake
+	NotAcked   int     // and those whose peer has not
 	QueueFull  int     // half-open connections whose listener has no room
 
 	// Resolved for the Report.
@@ -160,6 +161,8 @@ func (g *Group) measure(row *tcp.Event) {
 	}
 	if row.Acked {
 		g.Acked++
+	} else if !g.rule.Recorded { // the ACK is not an event: in a recording it may have come since
+		g.NotAcked++
 	}
 	if row.Unaccepted {
 		g.Unaccepted++

@@ -92,8 +92,10 @@ func (g *Group) halfOpenEvidence() string {
 		return fmt.Sprintf("Half-open for %s: our accept queue is full, and the handshake cannot end before the application calls accept().", g.age())
 	case HandshakeComplete:
 		return fmt.Sprintf("Half-open for %s although the peer has done its part: the connection waits here, for room in our accept queue or for its first data (TCP_DEFER_ACCEPT).", g.age())
+	case PeerSilent:
+		return fmt.Sprintf("The peer has not completed the handshake for %s: a SYN flood, or our answer does not arrive.", g.age())
 	}
-	return fmt.Sprintf("The peer has not completed the handshake for %s: a SYN flood, or our answer does not arrive.", g.age())
+	return fmt.Sprintf("Half-open for %s: the last ACK of the handshake has not come, or it has and the connection waits here, for room in the accept queue or for its first data (TCP_DEFER_ACCEPT).", g.age())
 }
 
 // ending says how a connection came to its end, as far as that is known.

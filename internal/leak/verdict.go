@@ -78,8 +78,10 @@ func (g *Group) halfOpenCause() Cause {
 		return AcceptQueueFull
 	case 2*g.Acked > g.Count:
 		return HandshakeComplete
+	case 2*g.NotAcked > g.Count:
+		return PeerSilent
 	}
-	return PeerSilent
+	return CauseUnknown
 }
 
 func (g *Group) closeWaitCause() Cause {
