@@ -347,10 +347,12 @@ struct seq_file;
 struct pt_regs {
 	unsigned long sp;
 	unsigned long orig_ax; /* number of the system call */
+	unsigned long di;      /* its first argument */
 };
 
 struct pt_regs___arm64 {
 	s32 syscallno;
+	u64 orig_x0;
 };
 
 /* What the tracepoints syscalls:sys_exit_* hand over. */

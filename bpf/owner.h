@@ -10,6 +10,7 @@
 #include "trace.h"
 
 #define PF_EXITING 0x00000004
+#define PF_IO_WORKER 0x00000010 /* 5.12+ */
 #define PF_KTHREAD 0x00200000
 #define ECONNABORTED 103
 
@@ -50,44 +51,6 @@ static __always_inline u32 current_flags(void)
 static __always_inline bool in_kernel_thread(void)
 {
 	return current_flags() & PF_KTHREAD;
-}
-
-/*
- * The system calls by which a process gives up a descriptor, or takes one and drops it at
- * once. 6 is close() of a 32-bit process.
- */
-static __always_inline bool gives_up(u64 call, bool arm64)
-{
-	if (call == 436 || call == 426) /* close_range, io_uring_enter */
-		return true;
-	if (arm64) /* close, dup3, execve, execveat, recvmsg, recvmmsg, unshare */
-		return call == 57 || call == 24 || call == 221 || call == 281 || call == 212 || call == 243 || call == 97;
-	/* close, dup2, dup3, execve, execveat, recvmsg, recvmmsg, unshare */
-	return call == 3 || call == 6 || call == 33 || call == 292 || call == 59 || call == 322 || call == 47 ||
-	       call == 299 || call == 272;
-}
-
-/*
- * only_looks: who looks at a file of another process (an iterator over open files, readlink()
- * of /proc/PID/fd/N) holds a reference for a moment. If that is the last one, the close() is
- * finished in its name, at the end of its system call (____fput). And who walks over the
- * socket tables may handle what came while it held the socket's lock (release_sock).
- */
-static __always_inline bool only_looks(const struct owner *o, u8 source)
-{
-	u32 pid = bpf_get_current_pid_tgid() >> 32;
-	struct pt_regs *regs;
-
-	if (source == OWNER_CONNECT || source == OWNER_LISTEN || (o->source != OWNER_NONE && o->pid == pid))
-		return false;
-	if (source != OWNER_CLOSE || !bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_task_pt_regs)) /* 5.15+ */
-		return pid == self_tgid;
-	if (current_flags() & PF_EXITING)
-		return false;
-	regs = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
-	if (bpf_core_field_exists(regs->orig_ax))
-		return !gives_up(BPF_CORE_READ(regs, orig_ax), false);
-	return !gives_up(BPF_CORE_READ((struct pt_regs___arm64 *)regs, syscallno), true);
 }
 
 /* own makes current the owner. */
@@ -195,6 +158,19 @@ static __always_inline struct sock *tcp_sock_of(struct file *file)
 	return sk;
 }
 
+/* file_of finds the file of a descriptor of current. */
+static __always_inline struct file *file_of(long fd)
+{
+	struct fdtable *table = BPF_CORE_READ(current_task(), files, fdt);
+	struct file **slots, *file = NULL;
+
+	if (fd < 0 || fd >= BPF_CORE_READ(table, max_fds))
+		return NULL;
+	slots = BPF_CORE_READ(table, fd);
+	bpf_probe_read_kernel(&file, sizeof(file), slots + fd);
+	return file;
+}
+
 /*
  * keep_top keeps the first words of the user stack. glibc's connect() and accept()
  * have no frame pointer, so the walk misses their caller: its address is among these.
@@ -236,15 +212,10 @@ static __always_inline void take_stack(void *ctx, struct sock_info *info)
  */
 static __always_inline void accepted(void *ctx, long fd)
 {
-	struct fdtable *table = BPF_CORE_READ(current_task(), files, fdt);
-	struct file **slots, *file = NULL;
+	struct file *file = file_of(fd);
 	struct sock_info *info;
 	u64 key;
 
-	if (fd < 0 || fd >= BPF_CORE_READ(table, max_fds))
-		return;
-	slots = BPF_CORE_READ(table, fd);
-	bpf_probe_read_kernel(&file, sizeof(file), slots + fd);
 	if (!file)
 		return;
 	key = (u64)tcp_sock_of(file);

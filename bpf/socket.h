@@ -250,12 +250,66 @@ static __always_inline void begin_holder(struct sock_info *info, const struct so
 	}
 }
 
+/*
+ * The system calls by which a process gives up a descriptor, or takes one and drops it at
+ * once. 6 is close() of a 32-bit process.
+ */
+static __always_inline bool gives_up(u64 call, bool arm64)
+{
+	if (call == 436 || call == 426) /* close_range, io_uring_enter */
+		return true;
+	if (arm64) /* close, dup3, execve, execveat, recvmsg, recvmmsg, unshare */
+		return call == 57 || call == 24 || call == 221 || call == 281 || call == 212 || call == 243 || call == 97;
+	/* close, dup2, dup3, execve, execveat, recvmsg, recvmmsg, unshare */
+	return call == 3 || call == 6 || call == 33 || call == 292 || call == 59 || call == 322 || call == 47 ||
+	       call == 299 || call == 272;
+}
+
+/*
+ * only_looks: who looks at a file of another process (an iterator over open files, readlink()
+ * of /proc/PID/fd/N) holds a reference for a moment. If that is the last one, the close() is
+ * finished in its name, at the end of its system call (____fput). And who walks over the
+ * socket tables (iter/tcp, ss) handles what came while it held the socket's lock
+ * (release_sock). So who is not known to have the socket must give up a descriptor, or
+ * work on one that leads to it. Not inlined: see keep_top.
+ */
+static __noinline int only_looks(const struct sock_info *info, u8 source)
+{
+	const struct owner *o = &info->owner;
+	u32 pid = bpf_get_current_pid_tgid() >> 32;
+	struct pt_regs *regs;
+	u64 call, fd, arm64 = 0;
+	struct file *file;
+
+	if (source == OWNER_CONNECT || source == OWNER_LISTEN || (o->source != OWNER_NONE && o->pid == pid))
+		return 0;
+	if (!bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_task_pt_regs)) /* 5.15+ */
+		return pid == self_tgid;
+	if (current_flags() & (PF_EXITING | PF_IO_WORKER)) /* the latter makes no system calls */
+		return 0;
+	regs = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
+	if (bpf_core_field_exists(regs->orig_ax)) {
+		call = BPF_CORE_READ(regs, orig_ax);
+		fd = BPF_CORE_READ(regs, di);
+	} else {
+		call = BPF_CORE_READ((struct pt_regs___arm64 *)regs, syscallno);
+		fd = BPF_CORE_READ((struct pt_regs___arm64 *)regs, orig_x0);
+		arm64 = 1;
+	}
+	if (source == OWNER_CLOSE)
+		return !gives_up(call, arm64);
+	if (info->mptcp || call == 426 || call == (arm64 ? 76 : 275)) /* io_uring_enter, splice */
+		return 0;
+	file = file_of((u32)fd);
+	return !file || (u64)tcp_sock_of(file) != info->sk;
+}
+
 /* act: current works on the socket. */
 static __always_inline void act(struct sock_info *info, const struct transition *transition)
 {
 	u8 source = owner_source(transition);
 
-	if (only_looks(&info->owner, source))
+	if (only_looks(info, source))
 		return;
 	own(&info->owner, source);
 	if (source != OWNER_CLOSE)

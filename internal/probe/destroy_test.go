@@ -2,6 +2,7 @@ package probe_test
 
 import (
 	"errors"
+	"net"
 	"net/netip"
 	"os"
 	"runtime"
@@ -25,12 +26,14 @@ func TestDestroy(t *testing.T) {
 	}
 	loopbackUp(t)
 	for _, addr := range []string{"127.0.0.1", "::1"} {
-		t.Run(addr, func(t *testing.T) { testDestroy(t, inThisNamespace(t), netip.MustParseAddr(addr)) })
+		for _, device := range []string{"", "lo"} {
+			t.Run(addr+"%"+device, func(t *testing.T) { testDestroy(t, inThisNamespace(t), netip.MustParseAddr(addr), device) })
+		}
 	}
 }
 
 // testDestroy runs on another thread than its parent: it enters the namespace.
-func testDestroy(t *testing.T, namespace *os.File, addr netip.Addr) {
+func testDestroy(t *testing.T, namespace *os.File, addr netip.Addr, device string) {
 	runtime.LockOSThread()
 	if err := unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNET); err != nil {
 		t.Fatal(err)
@@ -66,6 +69,9 @@ func testDestroy(t *testing.T, namespace *os.File, addr netip.Addr) {
 	client := localEnd(t, first)
 	connect := func(fd int) probe.Target {
 		t.Helper()
+		if err := unix.BindToDevice(fd, device); err != nil {
+			t.Fatal(err)
+		}
 		if err := unix.Connect(fd, sockaddr(server)); err != nil {
 			t.Fatal(err)
 		}
@@ -76,7 +82,11 @@ func testDestroy(t *testing.T, namespace *os.File, addr netip.Addr) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return probe.Target{NetNS: netns, Cookie: cookie, Local: client, Remote: server}
+		target := probe.Target{NetNS: netns, Cookie: cookie, Local: client, Remote: server}
+		if device != "" {
+			target.Device = uint32(must(net.InterfaceByName(device)).Index)
+		}
+		return target
 	}
 	old := connect(first)
 

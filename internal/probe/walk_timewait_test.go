@@ -1,6 +1,7 @@
 package probe_test
 
 import (
+	"net"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -17,6 +18,8 @@ var timeWaitScenarios = []scenario{
 	{name: "TIME_WAIT destroyed", run: timeWaitDestroyed},
 	{name: "TIME_WAIT of which there are too many", run: tooManyTimeWaits},
 	{name: "orphaned FIN_WAIT2 of which there are too many", run: tooManyOrphans},
+	{name: "TIME_WAIT bound to a device", run: func(n *netns) { timeWaitBound(n, web) }},
+	{name: "TIME_WAIT bound to a device, IPv6", run: func(n *netns) { timeWaitBound(n, "[::1]:80") }},
 	{name: "TIME_WAIT gone with its namespace", dies: true, run: goneWithNamespace},
 }
 
@@ -25,6 +28,21 @@ func timeWaitExpires(n *netns) {
 	both(n, c, s)
 	n.watch("expiry", c, tcp.Close)
 	c.wants(`expiry  TIME_WAIT>CLOSE  expired`)
+}
+
+// timeWaitBound: the device belongs to what tells two mini-sockets apart, and the FIN that moves
+// one to TIME_WAIT names it by the device that it came in by.
+func timeWaitBound(n *netns, addr string) {
+	l := n.listener(addr)
+	c := n.client(l.local)
+	check(unix.BindToDevice(c.fd, "lo"), "bind to lo")
+	s := n.connect(l, c, l.local)
+	both(n, c, s)
+	n.await(c, tcp.TimeWait, func(e *tcp.Event) {
+		if lo := must(net.InterfaceByName("lo")).Index; e.Device != uint32(lo) {
+			fail("device is %d, want %d: %s", e.Device, lo, describe(e))
+		}
+	})
 }
 
 // There is one port only, so the second connection must take the first one's.
