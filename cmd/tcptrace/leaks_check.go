@@ -7,11 +7,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/tcptrace/tcptrace/internal/leak"
 	"github.com/tcptrace/tcptrace/internal/output"
+	"github.com/tcptrace/tcptrace/internal/procfs"
 	"github.com/tcptrace/tcptrace/internal/tcp"
 )
 
@@ -98,7 +98,11 @@ func (r *leaksRun) namespaceExists(netns uint32) bool {
 }
 
 func processExists(pid uint32) bool {
-	_, err := os.Stat(filepath.Join("/proc", strconv.FormatUint(uint64(pid), 10)))
+	dir, err := procfs.Open("/proc").Dir(pid)
+	if err != nil { // another PID namespace: the process may exist outside
+		return true
+	}
+	_, err = os.Stat(dir)
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
@@ -109,8 +113,12 @@ func cgroupExists(paths []string) bool {
 	})
 }
 
-// processNamed reports whether a process has one of the names.
+// processNamed reports whether a process has one of the names. In another PID namespace
+// it may be one outside.
 func processNamed(names []string) bool {
+	if !procfs.Open("/proc").HasEventPIDs() {
+		return true
+	}
 	files, _ := filepath.Glob("/proc/[0-9]*/comm") // the pattern is well-formed
 	filter := tcp.Filter{Comm: names}
 	for _, file := range files {

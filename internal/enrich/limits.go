@@ -20,9 +20,6 @@ type Files struct {
 	Limit uint64 // the soft RLIMIT_NOFILE; MaxUint64: none
 }
 
-// maxThreads is how many threads of a process are asked for their files, at most.
-const maxThreads = 64
-
 // ReadFiles reads them below procRoot ("/proc") for the process that an event
 // names. Where procRoot is of another PID namespace, the error is
 // procfs.ErrOtherNamespace. Another user's process needs CAP_SYS_PTRACE. It opens
@@ -44,33 +41,13 @@ func ReadFiles(procRoot string, pid uint32) (Files, error) {
 		return Files{}, fmt.Errorf("read the limits of process %d: %w", pid, err)
 	}
 	open, err := countFiles(filepath.Join(dir, "fd"))
-	if err == nil && open == 0 {
-		open, err = countThreadFiles(filepath.Join(dir, "task"))
+	if err == nil && open == 0 { // exit_files in kernel/exit.c: it is ending
+		err = errors.New("it shows none")
 	}
 	if err != nil {
 		return Files{}, fmt.Errorf("count the open files of process %d: %w", pid, err)
 	}
 	return Files{open, limit}, nil
-}
-
-// countThreadFiles counts the files of the first thread that has any. Threads share
-// them, but one that has ended has let go of them (exit_files in kernel/exit.c).
-func countThreadFiles(dir string) (uint64, error) {
-	f, err := os.Open(dir)
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	threads, err := f.Readdirnames(maxThreads)
-	if err != nil {
-		return 0, err
-	}
-	for _, thread := range threads {
-		if n, err := countFiles(filepath.Join(dir, thread, "fd")); err == nil && n > 0 {
-			return n, nil
-		}
-	}
-	return 0, errors.New("no thread shows any")
 }
 
 // countFiles relies on the size of /proc/PID/fd, which is the number of descriptors

@@ -28,7 +28,7 @@ var rooms = map[string][]string{
 	"internal/leak":      {"internal/tcp", "internal/pipeline", "internal/enrich", "internal/symbolize"},
 	"internal/output":    {"internal/tcp", "internal/leak", "internal/symbolize"},
 	"cmd/tcptrace": {"internal/tcp", "internal/terminal", "internal/symbolize", "internal/probe",
-		"internal/recording", "internal/enrich", "internal/pipeline", "internal/leak", "internal/output"},
+		"internal/recording", "internal/enrich", "internal/pipeline", "internal/leak", "internal/output", "internal/procfs"},
 }
 
 // pure is all that the domain may import of the standard library: it has no I/O and no
