@@ -35,6 +35,7 @@ enum bpf_map_type {
 	BPF_MAP_TYPE_HASH = 1,
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
 	BPF_MAP_TYPE_STACK_TRACE = 7,
+	BPF_MAP_TYPE_LRU_HASH = 9,
 	BPF_MAP_TYPE_RINGBUF = 27,
 };
 
@@ -121,6 +122,7 @@ struct inet_timewait_death_row___tw_count {
 
 struct netns_ipv4 {
 	struct inet_timewait_death_row tcp_death_row; /* a pointer in 5.18 .. 6.0 */
+	u8 sysctl_tcp_abort_on_overflow;              /* an int before 5.13 */
 };
 
 struct net {
@@ -187,6 +189,7 @@ struct files_struct {
 };
 
 struct socket {
+	int state; /* enum socket_state */
 	struct file *file;
 	struct sock *sk;
 };
@@ -231,6 +234,10 @@ struct sock {
 	struct sock_common __sk_common;
 	socket_lock_t sk_lock;
 	int sk_err;
+	atomic_t sk_drops;
+	unsigned long sk_lingertime;
+	struct dst_entry *sk_dst_cache;
+	struct timer_list tcp_retransmit_timer; /* 7.0+ */
 	u32 sk_ack_backlog;
 	u32 sk_max_ack_backlog;
 	kuid_t sk_uid;
@@ -253,8 +260,13 @@ struct request_sock_queue {
 struct inet_connection_sock {
 	struct inet_sock icsk_inet;
 	struct request_sock_queue icsk_accept_queue;
-	void *icsk_ulp_data;                 /* of a subflow: its mptcp_subflow_context */
-	struct timer_list icsk_delack_timer; /* keeps its time when it has run */
+	void *icsk_ulp_data;                     /* of a subflow: its mptcp_subflow_context */
+	struct timer_list icsk_retransmit_timer; /* before 7.0 */
+	struct timer_list icsk_delack_timer;     /* keeps its time when it has run */
+	u32 icsk_rto;                            /* jiffies, doubled at each timeout */
+	u8 icsk_retransmits;
+	u8 icsk_backoff;
+	u32 icsk_user_timeout;
 	struct {
 		u32 dst_quick_ack : 1; /* not in 6.1 */
 		u32 lrcvtime;          /* jiffies of the last data */
@@ -271,6 +283,8 @@ struct tcp_sock {
 	u32 rcv_tstamp; /* jiffies of the last ACK */
 	u32 total_retrans;
 	u32 snd_nxt;
+	u32 retrans_stamp;  /* in SYN_SENT: ms or, with tcp_usec_ts, us of the first SYN */
+	u8 tcp_usec_ts : 1; /* 6.7+ */
 	u64 bytes_sent;
 	u64 bytes_retrans;
 	u64 bytes_acked;
@@ -294,6 +308,7 @@ struct mptcp_subflow_context {
 struct inet_timewait_sock {
 	struct sock_common __tw_common;
 	volatile unsigned char tw_substate;
+	u32 tw_entry_stamp; /* 6.14+: ms, CLOCK_MONOTONIC */
 	struct timer_list tw_timer;
 };
 
@@ -302,6 +317,8 @@ struct request_sock {
 	struct sock_common __req_common;
 	struct request_sock *dl_next; /* in the accept queue */
 	struct sock *sk;              /* ... the child */
+	u8 num_retrans;
+	u8 num_timeout : 7;
 	struct timer_list rsk_timer;
 };
 
@@ -339,6 +356,37 @@ struct sk_buff {
 	u16 transport_header;
 	u16 network_header;
 	unsigned char *head;
+};
+
+/* Neighbours: whether ARP or neighbour discovery failed for the next hop. */
+struct neigh_table {
+	int family;
+};
+
+struct neighbour {
+	struct neigh_table *tbl;
+	struct timer_list timer;
+	u8 nud_state;
+	struct net_device *dev;
+	u8 primary_key[0];
+};
+
+/* Routes: the next hop. Both kinds begin with their dst_entry. */
+struct dst_entry {
+	short int obsolete;
+};
+
+struct rtable {
+	struct dst_entry dst;
+	u8 rt_gw_family; /* 0: the destination is on the link */
+	__be32 rt_gw4;
+	struct in6_addr rt_gw6;
+};
+
+struct rt6_info {
+	struct dst_entry dst;
+	struct in6_addr rt6i_gateway;
+	u32 rt6i_flags;
 };
 
 struct seq_file;

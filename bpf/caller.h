@@ -13,15 +13,22 @@ enum caller {
 	CALLER_UNKNOWN,
 	CALLER_REARM,      /* mod_timer: the timer goes on */
 	CALLER_TIMEWAIT,   /* tcp_timewait_state_process: a segment for a mini-socket */
-	CALLER_CONNECT,    /* __inet{,6}_check_established, __inet_hash_connect: connect() */
+	CALLER_CONNECT,    /* tcp_v{4,6}_connect and what they call: connect() */
 	CALLER_CHECK_REQ,  /* tcp_check_req: a segment for a request sock */
 	CALLER_ABORT,      /* tcp_abort: SOCK_DESTROY */
 	CALLER_NETNS_EXIT, /* inet_twsk_purge, tcp_twsk_purge */
 	CALLER_EXPIRY,     /* __run_timers: the timer runs */
 	CALLER_RECEIVE,    /* tcp_v4_rcv, tcp_v6_rcv, themselves */
+	CALLER_ICMP,       /* tcp_v4_err, tcp_v6_err: an ICMP error */
+	CALLER_VALIDATE,   /* tcp_validate_incoming: a segment that it refused, one with RST as a rule */
+	CALLER_SEGMENT,    /* tcp_rcv_established, tcp_rcv_state_process: any other segment */
+	CALLER_TIMEOUT,    /* tcp_write_timer, tcp_write_timer_handler, tcp_keepalive_timer */
+	CALLER_LISTEN,     /* inet_csk_listen_start: listen() */
+	CALLER_SHUTDOWN,   /* inet_shutdown: shutdown() */
+	CALLER_DISCONNECT, /* __inet_stream_connect itself: connect() to AF_UNSPEC */
 };
 
-#define MAX_CALLERS 16
+#define MAX_CALLERS 28
 #define MAX_FRAMES 16
 
 /* Where these functions lie; the loader fills it in from kallsyms. */
@@ -32,7 +39,6 @@ struct text_range {
 };
 
 volatile struct text_range callers[MAX_CALLERS];
-volatile struct text_range validate_incoming; /* tcp_validate_incoming */
 
 /*
  * The search has no branch that depends on data, and multiplies where one would
@@ -52,11 +58,14 @@ static __always_inline u64 is_in(u64 ip, const volatile struct text_range *range
 	return is_below(at, range->end) & ~is_below(at, range->start);
 }
 
-static __always_inline u64 caller_of(u64 ip)
+/*
+ * A global function: the verifier works through it once, not at each call. (It may take
+ * nothing but numbers before 5.12.)
+ */
+__noinline u32 caller_of(u64 ip)
 {
 	u64 caller = CALLER_UNKNOWN;
 
-#pragma unroll
 	for (int i = 0; i < MAX_CALLERS; i++)
 		caller += is_in(ip, &callers[i]) * callers[i].caller;
 	return caller;
@@ -75,24 +84,6 @@ static __noinline u32 who_called(void *ctx)
 		innermost += none_yet * caller_of(ips[i]);
 	}
 	return innermost;
-}
-
-/* knows_callers: without kallsyms the stack says nothing. */
-static __always_inline bool knows_callers(void)
-{
-	return validate_incoming.end != 0;
-}
-
-/* was_validated: a segment that tcp_validate_incoming refused, one with RST as a rule. */
-static __noinline bool was_validated(void *ctx)
-{
-	u64 ips[MAX_FRAMES] = {};
-	u64 found = 0;
-
-	bpf_get_stack(ctx, ips, sizeof(ips), 0);
-	for (int i = 0; i < MAX_FRAMES; i++)
-		found |= is_in(ips[i], &validate_incoming);
-	return found;
 }
 
 #endif

@@ -31,7 +31,7 @@ enum holder {
 	HOLDER_GONE,
 } __attribute__((packed));
 
-/* Why a state ended. reason() and end_reason() hold the proof of each. */
+/* Why a state ended. reason(), timewait_end() and request_end() hold the proof of each. */
 enum reason {
 	REASON_NONE,
 	REASON_CONNECT,
@@ -57,6 +57,11 @@ enum reason {
 	REASON_NETNS_EXIT,
 	REASON_KILLED,
 	REASON_TIMEWAIT_OVERFLOW,
+	REASON_ABORTED_LINGER,
+	REASON_DISCONNECTED,
+	REASON_LISTEN_FAILED,
+	REASON_NEIGHBOR_UNREACHABLE,
+	REASON_TOO_MANY_ORPHANS,
 } __attribute__((packed));
 
 enum duration_kind {
@@ -89,6 +94,7 @@ enum event_flags {
 	EVENT_COUNTERS = 2,    /* bytes_*, retransmits and srtt_us apply */
 	EVENT_QUEUES = 4,      /* *_queue apply */
 	EVENT_DROPS = 8,       /* drops applies */
+	EVENT_ACKED = 16,      /* half-open: the peer has completed the handshake, we have not */
 	EVENT_UNACCEPTED = 32, /* nobody has accepted the connection yet */
 } __attribute__((packed));
 

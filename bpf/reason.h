@@ -1,29 +1,32 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * Why a full socket left its state. The socket itself says it: sk_err is set
- * before the state changes (tcp_reset, tcp_write_err, tcp_abort), on every
- * version.
+ * Why a full socket left its state. The state that it leaves comes first, sk_err
+ * second: that may be of long ago. connect() after a disconnect keeps the error of
+ * the first connection, IP_RECVERR and sockmap set one that ends nothing.
  */
 #ifndef __REASON_H
 #define __REASON_H
 
 #include "trace.h"
 #include "caller.h"
+#include "neighbor.h"
 
 #define EPIPE 32
 #define ECONNRESET 104
 #define ETIMEDOUT 110
-#define ECONNREFUSED 111
+#define EHOSTUNREACH 113
 #define RCV_SHUTDOWN 1
+#define SEND_SHUTDOWN 2
 #define SOCK_DEAD 0 /* bit numbers of enum sock_flags, include/net/sock.h */
 #define SOCK_DONE 1
+#define SOCK_LINGER 4
 
 /* What happens to a socket, in one word: a BPF function takes five at most. */
 struct transition {
 	u8 old;
 	u8 new;
-	bool in_task;
-	bool released; /* the file is gone, see needs_released() */
+	u8 in_task;
+	u8 released; /* the file is gone, see needs_released() */
 };
 
 static __always_inline bool sock_flag(const struct sock *sk, int flag)
@@ -71,65 +74,221 @@ static __always_inline bool timewait_full(const struct sock *sk)
 	return count >= BPF_CORE_READ(row, sysctl_max_tw_buckets);
 }
 
-/* error_reason: the kernel set sk_err, then closed the socket. */
-static __always_inline u8 error_reason(void *ctx, const struct sock *sk, u8 old)
+/* The FIN counts for a byte, until it is read like one. */
+static __always_inline bool has_unread(const struct sock *sk, const struct tcp_sock *tp)
 {
-	switch (sk->sk_err) {
-	case ECONNRESET:
-	case EPIPE: /* tcp_reset in CLOSE_WAIT */
-		/* Data after close() goes through tcp_reset too, but not because of an RST. */
-		if ((old == TCP_FIN_WAIT1 || old == TCP_FIN_WAIT2) &&
-		    sk->sk_shutdown & RCV_SHUTDOWN && !was_validated(ctx))
-			return knows_callers() ? REASON_RST_SENT : REASON_NONE;
-		return REASON_RST_RECEIVED;
-	case ECONNREFUSED:
-		return REASON_RST_RECEIVED;
-	case ETIMEDOUT:
-		return old == TCP_SYN_SENT || old == TCP_SYN_RECV ? REASON_SYN_TIMEOUT : REASON_TIMEOUT;
-	case ECONNABORTED:
+	return (s32)(tp->rcv_nxt - tp->copied_seq - sock_flag(sk, SOCK_DONE)) > 0;
+}
+
+/*
+ * abort_reason: __tcp_close closes at once, and sends an RST, for unread data or else for
+ * SO_LINGER with a time of 0. (In repair mode, that of CRIU, it sends nothing.) The
+ * worker of MPTCP sets SO_LINGER itself to get a subflow reset (__mptcp_close_ssk).
+ */
+static __always_inline u8 abort_reason(const struct sock *sk, const struct tcp_sock *tp)
+{
+	bool mptcp = bpf_core_field_exists(tp->is_mptcp) && tp->is_mptcp;
+
+	if (mptcp || has_unread(sk, tp))
 		return REASON_ABORTED;
-	default: /* icmp_unreach, tcp_v4_err, tcp_v6_err */
-		return REASON_ICMP_RECEIVED;
+	return sock_flag(sk, SOCK_LINGER) && !sk->sk_lingertime ? REASON_ABORTED_LINGER : REASON_NONE;
+}
+
+/* fin_acked: our FIN was the last that we had to send. */
+static __always_inline bool fin_acked(const struct tcp_sock *tp)
+{
+	return tp->snd_una == tp->write_seq;
+}
+
+/*
+ * in_close: __tcp_close is at work, and has not sent a FIN. It sets sk_shutdown first;
+ * shutdown() of these states leaves them at once.
+ */
+static __always_inline bool in_close(const struct sock *sk, const volatile struct transition *transition)
+{
+	u8 old = transition->old;
+
+	return (old == TCP_ESTABLISHED || old == TCP_CLOSE_WAIT || old == TCP_SYN_SENT) &&
+	       sk->sk_shutdown & SEND_SHUTDOWN;
+}
+
+/* unreachable: an ICMP message came. It is our own where the next hop did not answer. */
+static __always_inline u8 unreachable(const struct sock *sk, const struct conn *c)
+{
+	return sk->sk_err == EHOSTUNREACH && next_hop_failed(sk, c) ? REASON_NEIGHBOR_UNREACHABLE
+								    : REASON_ICMP_RECEIVED;
+}
+
+static __always_inline u8 timeout_reason(u8 old)
+{
+	return old == TCP_SYN_SENT || old == TCP_SYN_RECV ? REASON_SYN_TIMEOUT : REASON_TIMEOUT;
+}
+
+/* caller_reason is REASON_NONE where the caller proves nothing. */
+static __always_inline u8 caller_reason(u32 caller, const struct sock *sk, const struct conn *c, u8 old)
+{
+	switch (caller) {
+	case CALLER_ABORT:
+		return REASON_KILLED;
+	case CALLER_ICMP:
+		return unreachable(sk, c);
+	case CALLER_TIMEOUT:
+		return timeout_reason(old);
+	case CALLER_VALIDATE:
+		return REASON_RST_RECEIVED;
+	case CALLER_SEGMENT:
+		/* Data after close() goes through tcp_reset too, but not because of an RST. */
+		return old == TCP_FIN_WAIT1 || old == TCP_FIN_WAIT2 ? REASON_RST_SENT : REASON_RST_RECEIVED;
+	case CALLER_LISTEN:
+		return REASON_LISTEN_FAILED;
+	case CALLER_CONNECT: /* no route, no port, no memory */
+		return REASON_CONNECT_FAILED;
+	case CALLER_SHUTDOWN:
+		return REASON_LOCAL_SHUTDOWN;
+	case CALLER_DISCONNECT:
+		return REASON_DISCONNECTED;
+	default:
+		return REASON_NONE;
 	}
 }
 
-static __always_inline u8 close_reason(void *ctx, const struct sock *sk,
-				       const struct tcp_sock *tp, const struct transition *transition)
+/* error_reason: where the kernel has just set sk_err, then closed the socket. */
+static __always_inline u8 error_reason(const struct sock *sk, u8 old)
 {
-	if (sk->sk_err)
-		return error_reason(ctx, sk, transition->old);
+	switch (sk->sk_err) {
+	case ECONNRESET: /* tcp_reset */
+	case EPIPE:      /* ... in CLOSE_WAIT */
+		return REASON_RST_RECEIVED;
+	case ECONNABORTED: /* tcp_abort */
+		return REASON_KILLED;
+	default: /* tcp_write_err: ETIMEDOUT, or what an ICMP message told before */
+		return timeout_reason(old);
+	}
+}
+
+/* quiet_reason: no error ended it. */
+static __always_inline u8 quiet_reason(const struct sock *sk, const struct tcp_sock *tp,
+				       const volatile struct transition *transition)
+{
+	bool dead = sock_flag(sk, SOCK_DEAD);
+	u8 why = REASON_NONE;
+
+	if (transition->in_task && transition->released && !dead && sk->sk_shutdown & SEND_SHUTDOWN)
+		why = abort_reason(sk, tp); /* close() after shutdown() */
+	if (why != REASON_NONE)
+		return why;
 	switch (transition->old) {
-	case TCP_LISTEN:
-		return transition->released ? REASON_LOCAL_CLOSE : REASON_LOCAL_SHUTDOWN;
-	case TCP_SYN_SENT:
-		if (transition->released)
-			return REASON_LOCAL_CLOSE;
-		/* __inet_hash_connect failed: no port, or no sequence number yet */
-		return !tp->inet_conn.icsk_inet.inet_sport || !tp->write_seq ? REASON_CONNECT_FAILED : REASON_ABORTED;
-	case TCP_LAST_ACK:
-		return REASON_FIN_ACKED;
-	case TCP_CLOSING:
-		return tw_timer_handler ? REASON_TIMEWAIT_OVERFLOW : REASON_FIN_ACKED;
-	case TCP_FIN_WAIT1:
-	case TCP_FIN_WAIT2:          /* without a mini-socket, see socket.h */
+	case TCP_FIN_WAIT2:
 		if (tp->linger2 < 0) /* TCP_LINGER2: do not linger */
 			return REASON_ABORTED;
-		if (!tw_timer_handler) /* there may be one that we cannot see */
-			return sock_flag(sk, SOCK_DONE) ? REASON_FIN_RECEIVED : REASON_NONE;
-		/* SOCK_DONE: tcp_fin was here, so only the mini-socket failed */
-		return sock_flag(sk, SOCK_DONE) || timewait_full(sk) ? REASON_TIMEWAIT_OVERFLOW : REASON_RST_SENT;
+		if (!tw_timer_handler) /* there may be a mini-socket that we cannot see */
+			return REASON_NONE;
+		return timewait_full(sk) ? REASON_TIMEWAIT_OVERFLOW : REASON_RST_SENT;
+	case TCP_FIN_WAIT1:
+	case TCP_CLOSING:
+	case TCP_LAST_ACK: /* tcp_check_oom: tcp_max_orphans, tcp_mem */
+		return dead ? REASON_TOO_MANY_ORPHANS : REASON_NONE;
 	default:
 		/* inet_csk_listen_stop disconnects the children nobody accepted */
-		if (!transition->in_task && transition->released && !sock_flag(sk, SOCK_DEAD))
-			return REASON_LISTENER_CLOSED;
-		return REASON_ABORTED; /* unread data, linger 0, connect(AF_UNSPEC) */
+		return !transition->in_task && transition->released && !dead ? REASON_LISTENER_CLOSED
+									     : REASON_NONE;
+	}
+}
+
+/* finished: the FINs of both ends have been exchanged, whatever sk_err says. */
+static __always_inline bool finished(const struct sock *sk, const struct tcp_sock *tp,
+				     const volatile struct transition *transition)
+{
+	switch (transition->old) {
+	case TCP_LAST_ACK:
+	case TCP_CLOSING:
+		return fin_acked(tp);
+	case TCP_FIN_WAIT2: /* tcp_fin was here */
+		return sock_flag(sk, SOCK_DONE);
+	default:
+		return false;
+	}
+}
+
+/* finished_reason: TIME_WAIT would come, but there is no mini-socket. */
+static __always_inline u8 finished_reason(const struct sock *sk, u8 old)
+{
+	if (old == TCP_LAST_ACK)
+		return REASON_FIN_ACKED;
+	if (!tw_timer_handler) /* there may be one that we cannot see */
+		return old == TCP_CLOSING ? REASON_FIN_ACKED : REASON_FIN_RECEIVED;
+	return timewait_full(sk) ? REASON_TIMEWAIT_OVERFLOW : REASON_NONE;
+}
+
+/*
+ * caller_needed: where sk_err does not tell enough. A process may disconnect, or the socket
+ * has a backlog (of segments and timers) that it works off; its sk_err may be an old one. In
+ * a softirq whatever closes a socket has just set it. SYN_SENT is left for an RST, ICMP and
+ * a timeout with the error of an ICMP message alike, FIN_WAIT for an RST and for late data.
+ */
+static __always_inline bool caller_needed(const struct sock *sk, const volatile struct transition *transition)
+{
+	u8 old = transition->old;
+
+	if (transition->in_task && !transition->released)
+		return true;
+	if (old == TCP_SYN_SENT || old == TCP_SYN_RECV)
+		return sk->sk_err && sk->sk_err != ETIMEDOUT;
+	return (old == TCP_FIN_WAIT1 || old == TCP_FIN_WAIT2) && sk->sk_err == ECONNRESET &&
+	       sk->sk_shutdown & RCV_SHUTDOWN;
+}
+
+/*
+ * close_reason is not inlined: it has a stack of its own. The questions come one after the
+ * other, each forgotten but for its answer, so that the verifier does not try all
+ * combinations of what was asked.
+ */
+static __noinline u32 close_reason(void *ctx, const struct tcp_sock *tp,
+				   const volatile struct transition *transition, const struct conn *c)
+{
+	const struct sock *sk = &tp->inet_conn.icsk_inet.sk;
+	u32 caller = CALLER_UNKNOWN, needed, closing, done, why;
+
+	closing = forget(in_close(sk, transition));
+	done = forget(finished(sk, tp, transition));
+	needed = forget(caller_needed(sk, transition));
+	if (closing)
+		return transition->old == TCP_SYN_SENT ? REASON_LOCAL_CLOSE : abort_reason(sk, tp);
+	if (done)
+		return finished_reason(sk, transition->old);
+	if (transition->old == TCP_LISTEN && transition->released)
+		return REASON_LOCAL_CLOSE;
+	if (!needed)
+		return sk->sk_err ? error_reason(sk, transition->old) : quiet_reason(sk, tp, transition);
+	caller = forget(who_called(ctx));
+	why = forget(caller_reason(caller, sk, c, transition->old));
+	/* Without kallsyms; nothing but tcp_abort sets that error. */
+	return why == REASON_NONE && sk->sk_err == ECONNABORTED ? REASON_KILLED : why;
+}
+
+/* caused_by_error: sk_err belongs to this end, and is not one that nobody has read yet. */
+static __always_inline bool caused_by_error(u8 why)
+{
+	switch (why) {
+	case REASON_RST_RECEIVED:
+	case REASON_RST_SENT:
+	case REASON_ICMP_RECEIVED:
+	case REASON_NEIGHBOR_UNREACHABLE:
+	case REASON_TIMEOUT:
+	case REASON_SYN_TIMEOUT:
+	case REASON_KILLED:
+		return true;
+	default:
+		return false;
 	}
 }
 
 /* reason is why a socket leaves transition->old; to is where it goes on, see hand_over(). */
-static __always_inline u8 reason(void *ctx, const struct sock *sk, const struct tcp_sock *tp,
-				 const struct transition *transition, u8 to)
+static __always_inline u8 reason(void *ctx, const struct tcp_sock *tp, const struct transition *transition,
+				 const struct conn *c, u8 to)
 {
+	if (to == TCP_CLOSE)
+		return close_reason(ctx, tp, transition, c);
 	switch (to) {
 	case TCP_SYN_SENT:
 		return REASON_CONNECT;
@@ -150,7 +309,7 @@ static __always_inline u8 reason(void *ctx, const struct sock *sk, const struct 
 	case TCP_TIME_WAIT:
 		return transition->old == TCP_CLOSING ? REASON_FIN_ACKED : REASON_FIN_RECEIVED;
 	default:
-		return close_reason(ctx, sk, tp, transition);
+		return REASON_NONE;
 	}
 }
 

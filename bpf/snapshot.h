@@ -13,6 +13,7 @@
 #include "socket.h"
 
 #define NSFS_MAGIC 0x6e736673
+#define RTO_MAX_SEC 120 /* TCP_RTO_MAX, include/net/tcp.h */
 
 enum pass_mode {
 	PASS_SEED,    /* begin to know the sockets that processes hold */
@@ -230,6 +231,7 @@ static __noinline int write_row(struct seq_file *seq, const struct conn *c, cons
 		if (info->state != TCP_LISTEN)
 			fill_counters(&e, tp);
 		fill_queues(&e, tp, info->state, true);
+		fill_drops(&e, tp, info->state, true);
 	}
 	return bpf_seq_write(seq, &e, sizeof(e));
 }
@@ -342,12 +344,81 @@ static __noinline int seed_queue(struct tcp_sock *tp)
 	return 0;
 }
 
-/* fill_row writes a row, except of a listener that is known for its children alone. */
+/* connecting_age: tcp_connect() notes when it sent the first SYN, to a millisecond. */
+static __always_inline u64 connecting_age(const struct tcp_sock *tp)
+{
+	u64 now = bpf_ktime_get_ns();
+
+	if (bpf_core_field_exists(tp->tcp_usec_ts) && BPF_CORE_READ_BITFIELD(tp, tcp_usec_ts))
+		return (u64)((u32)(now / 1000) - tp->retrans_stamp) * 1000;
+	return (u64)((u32)(now / 1000000) - tp->retrans_stamp) * 1000000;
+}
+
+/* When the retransmission timer will run, jiffies. */
+static __always_inline u64 retransmit_at(const struct inet_connection_sock *icsk)
+{
+	const struct sock *sk = &icsk->icsk_inet.sk;
+
+	if (bpf_core_field_exists(icsk->icsk_retransmit_timer))
+		return icsk->icsk_retransmit_timer.expires;
+	return sk->tcp_retransmit_timer.expires;
+}
+
+/*
+ * unanswered_age of a FIN, 0 for unknown. If the FIN alone is not acknowledged, all the
+ * timeouts since the last progress were its own. The first came after rto >> n, each after
+ * twice as long as the one before: together rto - (rto >> n) for n of them, up to the
+ * longest. Then TCP_USER_TIMEOUT would cut them short.
+ */
+static __always_inline u64 unanswered_age(const struct tcp_sock *tp)
+{
+	const struct inet_connection_sock *icsk = &tp->inet_conn;
+	u32 n = icsk->icsk_retransmits, rto = icsk->icsk_rto, first;
+	s64 left = retransmit_at(icsk) - bpf_jiffies64();
+
+	if (n > icsk->icsk_backoff)
+		n = icsk->icsk_backoff;
+	if (!n || n > 15 || icsk->icsk_user_timeout || tp->write_seq - tp->snd_una != 1)
+		return 0;
+	first = rto >> n;
+	if (rto >= RTO_MAX_SEC * hz) /* no longer doubled: the last was at least half of it */
+		first = rto / 2;
+	if (left < 0)
+		left = 0;
+	return ticks_to_ns(rto - first + (left < rto ? rto - left : 0));
+}
+
+/*
+ * kernel_age is a lower bound of a state's age by the kernel's own clocks, 0 for none. The
+ * last ACK came with the one that began FIN_WAIT2 or CLOSING, or later.
+ */
+static __always_inline u64 kernel_age(const struct tcp_sock *tp, u8 state)
+{
+	switch (state) {
+	case TCP_CLOSE_WAIT:
+		return tp->rcv_tstamp ? close_wait_age(tp) : 0;
+	case TCP_SYN_SENT:
+		return tp->retrans_stamp ? connecting_age(tp) : 0;
+	case TCP_FIN_WAIT2:
+	case TCP_CLOSING:
+		return tp->rcv_tstamp ? ticks_to_ns((u32)bpf_jiffies64() - tp->rcv_tstamp) : 0;
+	case TCP_FIN_WAIT1:
+	case TCP_LAST_ACK:
+		return unanswered_age(tp);
+	default:
+		return 0;
+	}
+}
+
+/*
+ * fill_row writes a row, except of a listener that is known for its children alone. It returns
+ * INFO_ROW_DUE where there was no room for it.
+ */
 static __noinline int fill_row(struct seq_file *seq, struct tcp_sock *tp, struct sock_info *info,
 			       struct conn *c)
 {
 	struct sock *sk = &tp->inet_conn.icsk_inet.sk;
-	u64 now = bpf_ktime_get_boot_ns();
+	u64 now = bpf_ktime_get_boot_ns(), age;
 	u8 kind = DURATION_UNKNOWN; /* the kernel keeps no time for this state */
 
 	info->flags &= ~(INFO_ROW_DUE | INFO_UNACCEPTED);
@@ -358,13 +429,12 @@ static __noinline int fill_row(struct seq_file *seq, struct tcp_sock *tp, struct
 	info->role = seed_role(tp, info->state);
 	if (info->state != TCP_SYN_RECV && unaccepted(sk, info))
 		info->flags |= INFO_UNACCEPTED;
-	if (info->state == TCP_CLOSE_WAIT && tp->rcv_tstamp) {
-		info->since = now - close_wait_age(tp);
+	age = kernel_age(tp, info->state);
+	if (age) {
+		info->since = now - age;
 		kind = DURATION_AT_LEAST;
 	}
-	if (selected(c) && write_row(seq, c, info, kind, tp))
-		info->flags |= INFO_ROW_DUE;
-	return 0;
+	return selected(c) && write_row(seq, c, info, kind, tp) ? INFO_ROW_DUE : 0;
 }
 
 /* Not inlined: its stack must not add to that of request_row, 512 bytes are for both. */
@@ -383,22 +453,41 @@ static __noinline int socket_row(struct seq_file *seq, struct tcp_sock *tp)
 	info = bpf_map_lookup_elem(&socks, &key);
 	if (info) {
 		if (info->flags & INFO_ROW_DUE) /* else an event has shown it */
-			fill_row(seq, tp, info, &c);
+			info->flags |= fill_row(seq, tp, info, &c);
 		return 0;
 	}
 	fresh.since = bpf_ktime_get_boot_ns();
 	fresh.sk = key;
 	fresh.kind = DURATION_AT_LEAST;
 	fresh.owner.fd = -1;
-	info = insert_info(key, &fresh);
+	info = insert_info(key, &fresh, true);
 	if (info)
-		fill_row(seq, tp, info, &c);
+		info->flags |= fill_row(seq, tp, info, &c);
 	else
 		fill_row(seq, tp, &fresh, &c);
 	/* It was closed meanwhile, and its entry may have come after tcp_destroy_sock. */
 	if (sk->__sk_common.skc_state == TCP_CLOSE)
 		bpf_map_delete_elem(&socks, &key);
 	return 0;
+}
+
+/*
+ * timewait_age is a lower bound, 0 for none. TIME_WAIT takes a minute from when it began, or
+ * began anew; the timer may come seconds late. tcp_time_wait notes when the connection last
+ * did anything, so FIN_WAIT2 has lasted since then; in TIME_WAIT that is too long ago.
+ */
+static __always_inline u64 timewait_age(struct inet_timewait_sock *tw, u8 state)
+{
+	s64 left = BPF_CORE_READ(tw, tw_timer.expires) - bpf_jiffies64();
+
+	if (state == TCP_TIME_WAIT) {
+		if (left < 0)
+			left = 0;
+		return left < TIMEWAIT_SEC * (s64)hz ? ticks_to_ns(TIMEWAIT_SEC * (u64)hz - left) : 0;
+	}
+	if (!bpf_core_field_exists(tw->tw_entry_stamp))
+		return 0;
+	return (u64)((u32)(bpf_ktime_get_ns() / 1000000) - BPF_CORE_READ(tw, tw_entry_stamp)) * 1000000;
 }
 
 /*
@@ -409,7 +498,7 @@ static __noinline int socket_row(struct seq_file *seq, struct tcp_sock *tp)
 static __noinline int timewait_row(struct seq_file *seq, struct sock_common *common)
 {
 	struct inet_timewait_sock *tw = (void *)common;
-	u64 now = bpf_ktime_get_boot_ns(), key;
+	u64 now = bpf_ktime_get_boot_ns(), key, age;
 	u8 kind = DURATION_UNKNOWN;
 	struct sock_info info = {};
 	struct conn c;
@@ -424,13 +513,10 @@ static __noinline int timewait_row(struct seq_file *seq, struct sock_common *com
 	info.since = now;
 	info.uid = -1;
 	info.owner.fd = -1;
-	if (info.state == TCP_TIME_WAIT) {
-		s64 left = BPF_CORE_READ(tw, tw_timer.expires) - bpf_jiffies64();
-
-		if (left > 0 && left < TIMEWAIT_SEC * (s64)hz) {
-			info.since = now - ticks_to_ns(TIMEWAIT_SEC * (u64)hz - left);
-			kind = DURATION_AT_LEAST;
-		}
+	age = timewait_age(tw, info.state);
+	if (age) {
+		info.since = now - age;
+		kind = DURATION_AT_LEAST;
 	}
 	key = conn_key(&c);
 	if (bpf_map_update_elem(&timewaits, &key, &info, BPF_NOEXIST) == 0 &&
@@ -439,33 +525,42 @@ static __noinline int timewait_row(struct seq_file *seq, struct sock_common *com
 	return 0;
 }
 
-/* write_request turns what began a half-open connection into a row of it. */
-static __always_inline long write_request(struct seq_file *seq, struct event *e, u64 since)
+/*
+ * write_request turns what began a half-open connection into a row of it. Whether the peer
+ * has completed the handshake changes, and so does the listener's accept queue.
+ */
+static __always_inline long write_request(struct seq_file *seq, struct event *e, u64 since, struct request_sock *req)
 {
 	e->time = bpf_ktime_get_boot_ns();
 	e->kind = SOCKET;
 	e->old_state = e->reason = 0;
-	e->duration = e->time - since;
-	e->duration_kind = DURATION_EXACT;
+	e->duration = since ? e->time - since : 0;
+	e->duration_kind = since ? DURATION_EXACT : DURATION_UNKNOWN;
+	if (is_acked(req))
+		e->flags |= EVENT_ACKED;
+	if (listens(req)) {
+		struct sock *listener = BPF_CORE_READ(req, __req_common.skc_listener);
+
+		e->flags |= EVENT_QUEUES;
+		e->rx_queue = BPF_CORE_READ(listener, sk_ack_backlog);
+		e->tx_queue = BPF_CORE_READ(listener, sk_max_ack_backlog);
+	}
 	return bpf_seq_write(seq, e, sizeof(*e));
 }
 
 static __noinline int request_row(struct seq_file *seq, struct sock_common *common)
 {
-	struct tcp_request_sock *treq = (void *)common;
-	u64 now = bpf_ktime_get_boot_ns(), key = (u64)common;
-	u64 sent = BPF_CORE_READ(treq, snt_synack); /* the first SYN-ACK, us */
+	struct request_sock *req = (void *)common;
+	u64 key = (u64)common;
 	struct request r;
 	struct conn c;
 
 	read_conn(&c, common);
 	if (!selected(&c))
 		return 0;
-	describe_request(&r, (struct request_sock *)common, &c, now);
-	if (sent)
-		r.since = now - (bpf_ktime_get_ns() - sent * 1000);
+	describe_request(&r, req, &c, request_since(req, bpf_ktime_get_boot_ns()));
 	if (bpf_map_update_elem(&requests, &key, &r, BPF_NOEXIST) == 0 &&
-	    write_request(seq, &r.event, r.since))
+	    write_request(seq, &r.event, r.since, req))
 		bpf_map_delete_elem(&requests, &key);
 	return 0;
 }
@@ -556,6 +651,12 @@ static __always_inline void read_again(struct event *e, const struct sock_info *
 /* Rows that Seed still owes: those that the walk over the tables cannot find. */
 bool rows_due_only;
 
+static __always_inline void fill_counts(struct event *e, const struct tcp_sock *tp, u8 state)
+{
+	fill_queues(e, tp, state, false);
+	fill_drops(e, tp, state, false);
+}
+
 /* known_row serves socks and timewaits. */
 static __always_inline int known_row(struct bpf_iter__bpf_map_elem *ctx)
 {
@@ -587,21 +688,33 @@ static __always_inline int known_row(struct bpf_iter__bpf_map_elem *ctx)
 	e.cookie = HEAD_FIELD(&head, skc_cookie).counter;
 	if (sk) {
 		read_again(&e, info, sk);
-		fill_queues(&e, (void *)sk, state, false);
+		fill_counts(&e, (void *)sk, state);
 	}
 	bpf_seq_write(ctx->meta->seq, &e, sizeof(e));
 	return 0;
 }
 
+/* request_there: the request sock at that address may be another one meanwhile. */
+static __always_inline bool request_there(u64 key, const struct conn *of)
+{
+	struct sock_head head;
+	struct conn c;
+
+	probe_conn(&c, (void *)key, &head);
+	return HEAD_FIELD(&head, skc_state) == TCP_NEW_SYN_RECV && conn_key(&c) == conn_key(of);
+}
+
 static __always_inline int known_request(struct bpf_iter__bpf_map_elem *ctx)
 {
 	const struct request *r = ctx->value;
+	const u64 *key = ctx->key;
 	struct event e;
 
-	if (!r || !row_wanted(TCP_SYN_RECV))
+	if (!r || !key || !row_wanted(TCP_SYN_RECV))
 		return 0;
 	e = r->event;
-	write_request(ctx->meta->seq, &e, r->since);
+	if (request_there(*key, &e.conn))
+		write_request(ctx->meta->seq, &e, r->since, (void *)*key);
 	return 0;
 }
 

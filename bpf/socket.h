@@ -104,13 +104,13 @@ static __always_inline void child_cloned(const struct sock *child, u64 sk)
 /* emit_late emits the transition that began info's state, now that it can be described. */
 static __always_inline void emit_late(struct sock_info *info, const struct conn *c, u8 old, u8 reason)
 {
-	u8 state = info->state;
+	u8 state = info->state, kind = info->kind;
 
 	info->state = old;
 	info->kind = DURATION_NONE;
 	emit(info->since, info->sk, c, info, state, reason, 0, NULL);
 	info->state = state;
-	info->kind = DURATION_EXACT;
+	info->kind = kind;
 }
 
 /* child_grown makes up for what child_cloned could not do. */
@@ -176,22 +176,39 @@ static __noinline int missed_transition(struct sock_info *info, struct sock *sk,
 	return 0;
 }
 
-static __always_inline struct sock_info *insert_info(u64 key, const struct sock_info *info)
+/* insert_info counts a socket for which there is no room when it is new to us, so once. */
+static __always_inline struct sock_info *insert_info(u64 key, const struct sock_info *info, bool is_new)
 {
 	if (bpf_map_update_elem(&socks, &key, info, BPF_NOEXIST)) {
-		__sync_fetch_and_add(&untracked, 1);
+		if (is_new)
+			__sync_fetch_and_add(&untracked, 1);
 		return NULL;
 	}
 	return bpf_map_lookup_elem(&socks, &key);
 }
 
 /*
- * hand_over gives what is known of a full socket to the mini-socket that
- * tcp_time_wait made for it just before this state change to CLOSE. It returns
- * the state in which the connection goes on, TCP_CLOSE where there is no
- * mini-socket.
+ * goes_on returns the state in which a connection goes on whose full socket is closed:
+ * that of the mini-socket that tcp_time_wait made for it just before, TCP_CLOSE where
+ * there is none. One that found no room in timewaits is counted here, where it is once.
  */
-static __always_inline u8 hand_over(const struct sock_info *info, const struct conn *c, u64 now)
+static __always_inline u8 goes_on(const struct conn *c)
+{
+	u64 key = conn_key(c);
+	struct sock_info *mini = bpf_map_lookup_elem(&timewaits, &key);
+	struct cpu_state *cpu = this_cpu();
+
+	if (mini && mini->flags & INFO_MINI)
+		return mini->state;
+	if (!cpu || cpu->no_room != key)
+		return TCP_CLOSE;
+	cpu->no_room = 0;
+	__sync_fetch_and_add(&untracked, 1);
+	return cpu->no_room_state;
+}
+
+/* hand_over gives what is known of a full socket to its mini-socket. */
+static __always_inline void hand_over(const struct sock_info *info, const struct conn *c, u64 now)
 {
 	u64 key = conn_key(c);
 	struct sock_info *mini = bpf_map_lookup_elem(&timewaits, &key);
@@ -199,7 +216,7 @@ static __always_inline u8 hand_over(const struct sock_info *info, const struct c
 	u8 state;
 
 	if (!mini || !(mini->flags & INFO_MINI))
-		return TCP_CLOSE;
+		return;
 	tw = mini->sk;
 	state = mini->state;
 	*mini = *info;
@@ -213,7 +230,6 @@ static __always_inline u8 hand_over(const struct sock_info *info, const struct c
 		mini->since = now;
 		mini->kind = DURATION_EXACT;
 	}
-	return state;
 }
 
 static __always_inline u8 owner_source(const struct transition *transition)
@@ -324,8 +340,12 @@ static __noinline int change_state(void *ctx, struct tcp_sock *tp, struct sock_i
 {
 	struct sock *sk = &tp->inet_conn.icsk_inet.sk;
 	u64 now = bpf_ktime_get_boot_ns();
-	u8 old = transition->old, new = transition->new, next = new;
+	u8 old = transition->old, new = transition->new, next = new, why;
 
+	if (new == TCP_CLOSE && (old == TCP_FIN_WAIT2 || old == TCP_CLOSING))
+		next = goes_on(c);
+	next = forget(next);
+	why = forget(reason(ctx, tp, transition, c, forget(next)));
 	if (info->state != old && !(info->flags & INFO_ROW_DUE))
 		missed_transition(info, sk, old);
 	if (!info->cookie) {
@@ -341,21 +361,20 @@ static __noinline int change_state(void *ctx, struct tcp_sock *tp, struct sock_i
 	if (filter_lports[0] && info->flags & INFO_CONNECT)
 		connected(info, c);
 	begin_holder(info, sk, transition);
-	if (transition->in_task && sk->sk_err != ECONNABORTED) /* SOCK_DESTROY: current is the killer */
+	if (transition->in_task && why != REASON_KILLED) /* then current is the killer */
 		act(info, transition);
 	if (info->mptcp && (info->owner.source == OWNER_NONE || info->owner.source == OWNER_INHERITED))
 		share_owner(info, tp);
+	if (next != new)
+		hand_over(info, c, now);
 	if (new == TCP_SYN_SENT && transition->in_task)
 		take_stack(ctx, info);
 	if (old == TCP_CLOSE)
 		info->role = new == TCP_LISTEN ? ROLE_LISTENER : ROLE_CLIENT;
-	if (new == TCP_CLOSE && (old == TCP_FIN_WAIT2 || old == TCP_CLOSING))
-		next = hand_over(info, c, now);
 	if (connect_due(c, new))
 		info->flags |= INFO_CONNECT;
 	else if (next != old) /* else the mini-socket goes on in FIN_WAIT2: nothing happened */
-		emit(now, info->sk, c, info, next, reason(ctx, sk, tp, transition, next),
-		     sk->sk_err, tp);
+		emit(now, info->sk, c, info, next, why, caused_by_error(why) ? sk->sk_err : 0, tp);
 	info->state = new;
 	info->since = now;
 	info->kind = DURATION_EXACT;
@@ -430,7 +449,7 @@ static __always_inline void note_listener(struct tcp_sock *tp, const struct conn
 	fresh.cgroup = cgroup_id(sk, true);
 	fresh.uid = sk->sk_uid.val;
 	own(&fresh.owner, OWNER_LISTEN);
-	insert_info(key, &fresh);
+	insert_info(key, &fresh, true);
 }
 
 /* held: there is a descriptor, so the socket outlives its connection. */
@@ -443,7 +462,7 @@ static __always_inline bool held(const struct sock *sk, const struct transition 
 static __always_inline int changed(void *ctx, struct tcp_sock *tp, int old, int new)
 {
 	struct sock *sk = &tp->inet_conn.icsk_inet.sk;
-	struct transition transition = {.old = old, .new = new, .in_task = sk->sk_lock.owned != 0};
+	struct transition transition = {.old = old, .new = new, .in_task = forget(sk->sk_lock.owned != 0)};
 	struct sock_info fresh, *info;
 	u64 key = (u64)tp;
 	struct conn c;
@@ -464,12 +483,12 @@ static __always_inline int changed(void *ctx, struct tcp_sock *tp, int old, int 
 			bpf_map_delete_elem(&socks, &key);
 		return 0;
 	}
-	transition.released = needs_released(&transition) && released(sk);
+	transition.released = forget(needs_released(&transition) && released(sk));
 	info = bpf_map_lookup_elem(&socks, &key);
 	if (!info) {
 		init_info(&fresh, key, old);
 		/* An orphan at its end needs no entry: tcp_destroy_sock follows or has been. */
-		info = new != TCP_CLOSE || held(sk, &transition) ? insert_info(key, &fresh) : NULL;
+		info = new != TCP_CLOSE || held(sk, &transition) ? insert_info(key, &fresh, old == TCP_CLOSE) : NULL;
 	}
 	if (!info)
 		return change_state(ctx, tp, &fresh, &c, &transition);

@@ -69,7 +69,10 @@ int BPF_PROG(timer_cancel, struct timer_list *timer)
 SEC("tp_btf/timer_expire_exit")
 int BPF_PROG(timer_expire_exit, struct timer_list *timer)
 {
-	request_expired(timer);
+	if ((u64)timer->function == neigh_timer_handler)
+		neighbor_timed(timer);
+	else
+		request_expired(timer);
 	return 0;
 }
 
@@ -83,7 +86,8 @@ int BPF_PROG(rcv_space_adjust, struct sock *sk)
 SEC("tp_btf/kfree_skb")
 int BPF_PROG(kfree_skb, struct sk_buff *skb)
 {
-	skb_freed(skb);
+	fin_freed(skb);
+	request_freed(skb);
 	return 0;
 }
 

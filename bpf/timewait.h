@@ -44,6 +44,7 @@ static __always_inline void timewait_armed(struct timer_list *timer)
 	u64 now = bpf_ktime_get_boot_ns();
 	u8 substate = BPF_CORE_READ(tw, tw_substate);
 	struct sock_info *info, mini = {};
+	struct cpu_state *cpu = this_cpu();
 	struct sock_head head;
 	struct conn c;
 	u64 key;
@@ -66,8 +67,10 @@ static __always_inline void timewait_armed(struct timer_list *timer)
 	mini.flags = INFO_MINI;
 	mini.uid = -1;
 	mini.owner.fd = -1;
-	if (bpf_map_update_elem(&timewaits, &key, &mini, BPF_ANY))
-		__sync_fetch_and_add(&untracked, 1);
+	if (bpf_map_update_elem(&timewaits, &key, &mini, BPF_ANY) == 0 || !cpu)
+		return;
+	cpu->no_room = key;
+	cpu->no_room_state = substate;
 }
 
 static __always_inline u8 timewait_end(u32 caller, u8 state)
@@ -130,6 +133,8 @@ static __always_inline void timewait_cancelled(void *ctx, struct timer_list *tim
 		why = BPF_CORE_READ(tw, tw_substate) == TCP_TIME_WAIT ? REASON_EXPIRED
 								      : REASON_TIMEOUT;
 	}
+	if (info->flags & INFO_MINI) /* there was no room when it was made, but when it was armed again */
+		info->kind = DURATION_AT_LEAST;
 	if (info->state == TCP_FIN_WAIT2 && BPF_CORE_READ(tw, tw_substate) == TCP_TIME_WAIT)
 		missed_move(info, &c, now, jiffies, expires);
 	emit(now, (u64)tw, &c, info, TCP_CLOSE, why, 0, NULL);
@@ -142,11 +147,7 @@ static __always_inline bool skb_conn(struct sk_buff *skb, struct conn *c)
 	unsigned char *ip = skb->head + skb->network_header;
 	unsigned char *tcp = skb->head + skb->transport_header;
 	__be16 protocol = skb->protocol;
-	struct {
-		__be16 source, dest;
-		__be32 seq, ack;
-		u8 offset, flags;
-	} header;
+	struct tcp_head header;
 	__be32 addrs[2];
 
 	if (protocol != bpf_htons(ETH_P_IP) && protocol != bpf_htons(ETH_P_IPV6))
@@ -196,9 +197,9 @@ static __always_inline struct sock_info *waiting_for(struct sk_buff *skb, struct
  * The FIN that moves a mini-socket from FIN_WAIT2 to TIME_WAIT is freed as soon as
  * that is done (tcp_v4_rcv, discard_it), and kfree_skb tells of it. Only since
  * 6.11 it names the socket; the addresses in the segment do as well. Segments
- * that are no TCP at all find no mini-socket.
+ * that are not TCP at all find no mini-socket.
  */
-static __always_inline void skb_freed(struct sk_buff *skb)
+static __always_inline void fin_freed(struct sk_buff *skb)
 {
 	struct inet_timewait_sock *tw;
 	struct sock_info *info;

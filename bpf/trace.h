@@ -61,6 +61,17 @@ u32 pass = 1;
 u32 self_tgid;
 
 /*
+ * forget makes the verifier forget what it has found out about a number: otherwise it works
+ * through all that follows once for each value that the number may have. nothing stays 0.
+ */
+volatile u32 nothing;
+
+static __always_inline u32 forget(u32 number)
+{
+	return number ^ nothing;
+}
+
+/*
  * What is known of one socket in its present state. It outlives lost events:
  * durations are taken here, in the kernel.
  */
@@ -116,7 +127,7 @@ struct {
  * Timewait mini-sockets, by conn_key(): the kernel keeps one per address pair.
  * Inserted when the timer is armed for the first time or by the snapshot,
  * deleted when it is cancelled for good. When full, the end of that TIME_WAIT is
- * not shown; counted in untracked.
+ * not shown; counted in untracked as its full socket is closed.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -130,11 +141,14 @@ struct {
  * Half-open connections, by address of the request sock. Inserted when its timer
  * is armed or by the snapshot, deleted when it is cancelled for good. It holds
  * the whole event, as the request sock is gone when its expiry is emitted. When
- * full, the connection is first seen when it is established; counted.
+ * full, the connection is first seen when it is established, or sends its SYN-ACK once
+ * more; counted.
  */
 struct request {
 	struct event event;
 	u64 since;
+	u64 expired;     /* when its timer last ran */
+	enum reason why; /* ... and why it ends, if nobody arms it again */
 };
 
 struct {
@@ -146,15 +160,19 @@ struct {
 } requests SEC(".maps");
 
 /*
- * What one CPU is in the middle of. child and expiring are set and used up within
- * one softirq, which no other softirq on that CPU can interrupt; last_emitted may be
- * overwritten at any time, see already_emitted().
+ * What one CPU is in the middle of. child, expiring and refused are set and used up within
+ * one softirq, which no other softirq on that CPU can interrupt; last_emitted and no_room
+ * may be overwritten at any time, see already_emitted().
  */
 struct cpu_state {
 	u64 child;        /* sock just cloned from a listener for a finished handshake */
 	u64 expiring;     /* request sock whose timer runs now */
 	u64 last_emitted; /* the sock of the last transition emitted, to last_emitted_state */
 	u64 last_emitted_state;
+	u64 no_room; /* conn_key() of a mini-socket that found no room in timewaits, see goes_on() */
+	u64 no_room_state;
+	bool refusing; /* refused is a request that tcp_check_req ended, see request_refused() */
+	struct request refused;
 };
 
 struct {
@@ -334,6 +352,13 @@ static __always_inline bool due(const struct timer_list *timer)
 	return (s64)(bpf_jiffies64() - timer->expires) >= 0;
 }
 
+/* The head of a TCP segment, as on the wire. */
+struct tcp_head {
+	__be16 source, dest;
+	__be32 seq, ack;
+	u8 offset, flags;
+};
+
 static __always_inline bool is_ipv4(const struct conn *c)
 {
 	return c->laddr[0] == 0 && c->laddr[1] == 0 && c->laddr[2] == V4_MAPPED;
@@ -429,6 +454,17 @@ static __always_inline void fill_queues(struct event *e, const struct tcp_sock *
 		e->rx_queue = LOAD(direct, tp, rcv_nxt) - LOAD(direct, tp, copied_seq);
 		e->tx_queue = LOAD(direct, tp, write_seq) - LOAD(direct, tp, snd_una);
 	}
+}
+
+/* fill_drops: SYNs and final ACKs that a listener had no room or memory for (tcp_listendrop). */
+static __always_inline void fill_drops(struct event *e, const struct tcp_sock *tp, u8 state, bool direct)
+{
+	const struct sock *sk = &tp->inet_conn.icsk_inet.sk;
+
+	if (state != TCP_LISTEN || !bpf_core_field_exists(sk->sk_drops))
+		return;
+	e->flags |= EVENT_DROPS;
+	e->drops = LOAD(direct, sk, sk_drops.counter);
 }
 
 /*

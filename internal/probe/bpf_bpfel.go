@@ -25,6 +25,13 @@ const (
 	bpfCallerCALLER_NETNS_EXIT bpfCaller = 6
 	bpfCallerCALLER_EXPIRY     bpfCaller = 7
 	bpfCallerCALLER_RECEIVE    bpfCaller = 8
+	bpfCallerCALLER_ICMP       bpfCaller = 9
+	bpfCallerCALLER_VALIDATE   bpfCaller = 10
+	bpfCallerCALLER_SEGMENT    bpfCaller = 11
+	bpfCallerCALLER_TIMEOUT    bpfCaller = 12
+	bpfCallerCALLER_LISTEN     bpfCaller = 13
+	bpfCallerCALLER_SHUTDOWN   bpfCaller = 14
+	bpfCallerCALLER_DISCONNECT bpfCaller = 15
 )
 
 type bpfCpuState struct {
@@ -33,6 +40,11 @@ type bpfCpuState struct {
 	Expiring         uint64
 	LastEmitted      uint64
 	LastEmittedState uint64
+	NoRoom           uint64
+	NoRoomState      uint64
+	Refusing         bool
+	_                [7]byte
+	Refused          bpfRequest
 }
 
 type bpfDurationKind uint8
@@ -93,6 +105,7 @@ const (
 	bpfEventFlagsEVENT_COUNTERS   bpfEventFlags = 2
 	bpfEventFlagsEVENT_QUEUES     bpfEventFlags = 4
 	bpfEventFlagsEVENT_DROPS      bpfEventFlags = 8
+	bpfEventFlagsEVENT_ACKED      bpfEventFlags = 16
 	bpfEventFlagsEVENT_UNACCEPTED bpfEventFlags = 32
 )
 
@@ -119,6 +132,12 @@ const (
 	bpfLookKindLOOK_COMPLETE bpfLookKind = 2
 )
 
+type bpfNeighbor struct {
+	_     structs.HostLayout
+	Addr  [4]uint32
+	Netns uint32
+}
+
 type bpfOwnerSource uint8
 
 const (
@@ -143,36 +162,44 @@ const (
 type bpfReason uint8
 
 const (
-	bpfReasonREASON_NONE              bpfReason = 0
-	bpfReasonREASON_CONNECT           bpfReason = 1
-	bpfReasonREASON_LISTEN            bpfReason = 2
-	bpfReasonREASON_SYN_RECEIVED      bpfReason = 3
-	bpfReasonREASON_HANDSHAKE_DONE    bpfReason = 4
-	bpfReasonREASON_CONNECT_FAILED    bpfReason = 5
-	bpfReasonREASON_LOCAL_CLOSE       bpfReason = 6
-	bpfReasonREASON_LOCAL_SHUTDOWN    bpfReason = 7
-	bpfReasonREASON_FIN_RECEIVED      bpfReason = 8
-	bpfReasonREASON_FIN_ACKED         bpfReason = 9
-	bpfReasonREASON_RST_RECEIVED      bpfReason = 10
-	bpfReasonREASON_RST_SENT          bpfReason = 11
-	bpfReasonREASON_ICMP_RECEIVED     bpfReason = 12
-	bpfReasonREASON_TIMEOUT           bpfReason = 13
-	bpfReasonREASON_SYN_TIMEOUT       bpfReason = 14
-	bpfReasonREASON_ABORTED           bpfReason = 15
-	bpfReasonREASON_LISTENER_CLOSED   bpfReason = 16
-	bpfReasonREASON_BACKLOG_FULL      bpfReason = 17
-	bpfReasonREASON_EXPIRED           bpfReason = 18
-	bpfReasonREASON_REUSED_BY_CONNECT bpfReason = 19
-	bpfReasonREASON_REOPENED_BY_SYN   bpfReason = 20
-	bpfReasonREASON_NETNS_EXIT        bpfReason = 21
-	bpfReasonREASON_KILLED            bpfReason = 22
-	bpfReasonREASON_TIMEWAIT_OVERFLOW bpfReason = 23
+	bpfReasonREASON_NONE                 bpfReason = 0
+	bpfReasonREASON_CONNECT              bpfReason = 1
+	bpfReasonREASON_LISTEN               bpfReason = 2
+	bpfReasonREASON_SYN_RECEIVED         bpfReason = 3
+	bpfReasonREASON_HANDSHAKE_DONE       bpfReason = 4
+	bpfReasonREASON_CONNECT_FAILED       bpfReason = 5
+	bpfReasonREASON_LOCAL_CLOSE          bpfReason = 6
+	bpfReasonREASON_LOCAL_SHUTDOWN       bpfReason = 7
+	bpfReasonREASON_FIN_RECEIVED         bpfReason = 8
+	bpfReasonREASON_FIN_ACKED            bpfReason = 9
+	bpfReasonREASON_RST_RECEIVED         bpfReason = 10
+	bpfReasonREASON_RST_SENT             bpfReason = 11
+	bpfReasonREASON_ICMP_RECEIVED        bpfReason = 12
+	bpfReasonREASON_TIMEOUT              bpfReason = 13
+	bpfReasonREASON_SYN_TIMEOUT          bpfReason = 14
+	bpfReasonREASON_ABORTED              bpfReason = 15
+	bpfReasonREASON_LISTENER_CLOSED      bpfReason = 16
+	bpfReasonREASON_BACKLOG_FULL         bpfReason = 17
+	bpfReasonREASON_EXPIRED              bpfReason = 18
+	bpfReasonREASON_REUSED_BY_CONNECT    bpfReason = 19
+	bpfReasonREASON_REOPENED_BY_SYN      bpfReason = 20
+	bpfReasonREASON_NETNS_EXIT           bpfReason = 21
+	bpfReasonREASON_KILLED               bpfReason = 22
+	bpfReasonREASON_TIMEWAIT_OVERFLOW    bpfReason = 23
+	bpfReasonREASON_ABORTED_LINGER       bpfReason = 24
+	bpfReasonREASON_DISCONNECTED         bpfReason = 25
+	bpfReasonREASON_LISTEN_FAILED        bpfReason = 26
+	bpfReasonREASON_NEIGHBOR_UNREACHABLE bpfReason = 27
+	bpfReasonREASON_TOO_MANY_ORPHANS     bpfReason = 28
 )
 
 type bpfRequest struct {
-	_     structs.HostLayout
-	Event bpfEvent
-	Since uint64
+	_       structs.HostLayout
+	Event   bpfEvent
+	Since   uint64
+	Expired uint64
+	Why     bpfReason
+	_       [7]byte
 }
 
 type bpfRole uint8
@@ -228,6 +255,7 @@ type bpfTextRange struct {
 const (
 	bpfMapCpuStates         = "cpu_states"
 	bpfMapEvents            = "events"
+	bpfMapFailedNeighbors   = "failed_neighbors"
 	bpfMapRequests          = "requests"
 	bpfMapSocks             = "socks"
 	bpfMapStackTops         = "stack_tops"
@@ -261,18 +289,20 @@ const (
 	bpfVarLook              = "look"
 	bpfVarLost              = "lost"
 	bpfVarMissed            = "missed"
+	bpfVarNeighTimerHandler = "neigh_timer_handler"
+	bpfVarNothing           = "nothing"
 	bpfVarPass              = "pass"
 	bpfVarPassMode          = "pass_mode"
 	bpfVarReqskTimerHandler = "reqsk_timer_handler"
 	bpfVarRowStates         = "row_states"
 	bpfVarRowsDueOnly       = "rows_due_only"
+	bpfVarSeesFreed         = "sees_freed"
 	bpfVarSelfTgid          = "self_tgid"
 	bpfVarStrangers         = "strangers"
 	bpfVarTakeStacks        = "take_stacks"
 	bpfVarThirdCopy         = "third_copy"
 	bpfVarTwTimerHandler    = "tw_timer_handler"
 	bpfVarUntracked         = "untracked"
-	bpfVarValidateIncoming  = "validate_incoming"
 )
 
 // loadBpf returns the embedded CollectionSpec for bpf.
@@ -338,13 +368,14 @@ type bpfProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
-	CpuStates *ebpf.MapSpec `ebpf:"cpu_states"`
-	Events    *ebpf.MapSpec `ebpf:"events"`
-	Requests  *ebpf.MapSpec `ebpf:"requests"`
-	Socks     *ebpf.MapSpec `ebpf:"socks"`
-	StackTops *ebpf.MapSpec `ebpf:"stack_tops"`
-	Stacks    *ebpf.MapSpec `ebpf:"stacks"`
-	Timewaits *ebpf.MapSpec `ebpf:"timewaits"`
+	CpuStates       *ebpf.MapSpec `ebpf:"cpu_states"`
+	Events          *ebpf.MapSpec `ebpf:"events"`
+	FailedNeighbors *ebpf.MapSpec `ebpf:"failed_neighbors"`
+	Requests        *ebpf.MapSpec `ebpf:"requests"`
+	Socks           *ebpf.MapSpec `ebpf:"socks"`
+	StackTops       *ebpf.MapSpec `ebpf:"stack_tops"`
+	Stacks          *ebpf.MapSpec `ebpf:"stacks"`
+	Timewaits       *ebpf.MapSpec `ebpf:"timewaits"`
 }
 
 // bpfVariableSpecs contains global variables before they are loaded into the kernel.
@@ -364,18 +395,20 @@ type bpfVariableSpecs struct {
 	Look              *ebpf.VariableSpec `ebpf:"look"`
 	Lost              *ebpf.VariableSpec `ebpf:"lost"`
 	Missed            *ebpf.VariableSpec `ebpf:"missed"`
+	NeighTimerHandler *ebpf.VariableSpec `ebpf:"neigh_timer_handler"`
+	Nothing           *ebpf.VariableSpec `ebpf:"nothing"`
 	Pass              *ebpf.VariableSpec `ebpf:"pass"`
 	PassMode          *ebpf.VariableSpec `ebpf:"pass_mode"`
 	ReqskTimerHandler *ebpf.VariableSpec `ebpf:"reqsk_timer_handler"`
 	RowStates         *ebpf.VariableSpec `ebpf:"row_states"`
 	RowsDueOnly       *ebpf.VariableSpec `ebpf:"rows_due_only"`
+	SeesFreed         *ebpf.VariableSpec `ebpf:"sees_freed"`
 	SelfTgid          *ebpf.VariableSpec `ebpf:"self_tgid"`
 	Strangers         *ebpf.VariableSpec `ebpf:"strangers"`
 	TakeStacks        *ebpf.VariableSpec `ebpf:"take_stacks"`
 	ThirdCopy         *ebpf.VariableSpec `ebpf:"third_copy"`
 	TwTimerHandler    *ebpf.VariableSpec `ebpf:"tw_timer_handler"`
 	Untracked         *ebpf.VariableSpec `ebpf:"untracked"`
-	ValidateIncoming  *ebpf.VariableSpec `ebpf:"validate_incoming"`
 }
 
 // bpfObjects contains all objects after they have been loaded into the kernel.
@@ -398,19 +431,21 @@ func (o *bpfObjects) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
-	CpuStates *ebpf.Map `ebpf:"cpu_states"`
-	Events    *ebpf.Map `ebpf:"events"`
-	Requests  *ebpf.Map `ebpf:"requests"`
-	Socks     *ebpf.Map `ebpf:"socks"`
-	StackTops *ebpf.Map `ebpf:"stack_tops"`
-	Stacks    *ebpf.Map `ebpf:"stacks"`
-	Timewaits *ebpf.Map `ebpf:"timewaits"`
+	CpuStates       *ebpf.Map `ebpf:"cpu_states"`
+	Events          *ebpf.Map `ebpf:"events"`
+	FailedNeighbors *ebpf.Map `ebpf:"failed_neighbors"`
+	Requests        *ebpf.Map `ebpf:"requests"`
+	Socks           *ebpf.Map `ebpf:"socks"`
+	StackTops       *ebpf.Map `ebpf:"stack_tops"`
+	Stacks          *ebpf.Map `ebpf:"stacks"`
+	Timewaits       *ebpf.Map `ebpf:"timewaits"`
 }
 
 func (m *bpfMaps) Close() error {
 	return _BpfClose(
 		m.CpuStates,
 		m.Events,
+		m.FailedNeighbors,
 		m.Requests,
 		m.Socks,
 		m.StackTops,
@@ -436,18 +471,20 @@ type bpfVariables struct {
 	Look              *ebpf.Variable `ebpf:"look"`
 	Lost              *ebpf.Variable `ebpf:"lost"`
 	Missed            *ebpf.Variable `ebpf:"missed"`
+	NeighTimerHandler *ebpf.Variable `ebpf:"neigh_timer_handler"`
+	Nothing           *ebpf.Variable `ebpf:"nothing"`
 	Pass              *ebpf.Variable `ebpf:"pass"`
 	PassMode          *ebpf.Variable `ebpf:"pass_mode"`
 	ReqskTimerHandler *ebpf.Variable `ebpf:"reqsk_timer_handler"`
 	RowStates         *ebpf.Variable `ebpf:"row_states"`
 	RowsDueOnly       *ebpf.Variable `ebpf:"rows_due_only"`
+	SeesFreed         *ebpf.Variable `ebpf:"sees_freed"`
 	SelfTgid          *ebpf.Variable `ebpf:"self_tgid"`
 	Strangers         *ebpf.Variable `ebpf:"strangers"`
 	TakeStacks        *ebpf.Variable `ebpf:"take_stacks"`
 	ThirdCopy         *ebpf.Variable `ebpf:"third_copy"`
 	TwTimerHandler    *ebpf.Variable `ebpf:"tw_timer_handler"`
 	Untracked         *ebpf.Variable `ebpf:"untracked"`
-	ValidateIncoming  *ebpf.Variable `ebpf:"validate_incoming"`
 }
 
 // bpfPrograms contains all programs after they have been loaded into the kernel.

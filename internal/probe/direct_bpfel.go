@@ -18,6 +18,7 @@ import (
 const (
 	directMapCpuStates         = "cpu_states"
 	directMapEvents            = "events"
+	directMapFailedNeighbors   = "failed_neighbors"
 	directMapRequests          = "requests"
 	directMapSocks             = "socks"
 	directMapStackTops         = "stack_tops"
@@ -51,18 +52,20 @@ const (
 	directVarLook              = "look"
 	directVarLost              = "lost"
 	directVarMissed            = "missed"
+	directVarNeighTimerHandler = "neigh_timer_handler"
+	directVarNothing           = "nothing"
 	directVarPass              = "pass"
 	directVarPassMode          = "pass_mode"
 	directVarReqskTimerHandler = "reqsk_timer_handler"
 	directVarRowStates         = "row_states"
 	directVarRowsDueOnly       = "rows_due_only"
+	directVarSeesFreed         = "sees_freed"
 	directVarSelfTgid          = "self_tgid"
 	directVarStrangers         = "strangers"
 	directVarTakeStacks        = "take_stacks"
 	directVarThirdCopy         = "third_copy"
 	directVarTwTimerHandler    = "tw_timer_handler"
 	directVarUntracked         = "untracked"
-	directVarValidateIncoming  = "validate_incoming"
 )
 
 // loadDirect returns the embedded CollectionSpec for direct.
@@ -128,13 +131,14 @@ type directProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type directMapSpecs struct {
-	CpuStates *ebpf.MapSpec `ebpf:"cpu_states"`
-	Events    *ebpf.MapSpec `ebpf:"events"`
-	Requests  *ebpf.MapSpec `ebpf:"requests"`
-	Socks     *ebpf.MapSpec `ebpf:"socks"`
-	StackTops *ebpf.MapSpec `ebpf:"stack_tops"`
-	Stacks    *ebpf.MapSpec `ebpf:"stacks"`
-	Timewaits *ebpf.MapSpec `ebpf:"timewaits"`
+	CpuStates       *ebpf.MapSpec `ebpf:"cpu_states"`
+	Events          *ebpf.MapSpec `ebpf:"events"`
+	FailedNeighbors *ebpf.MapSpec `ebpf:"failed_neighbors"`
+	Requests        *ebpf.MapSpec `ebpf:"requests"`
+	Socks           *ebpf.MapSpec `ebpf:"socks"`
+	StackTops       *ebpf.MapSpec `ebpf:"stack_tops"`
+	Stacks          *ebpf.MapSpec `ebpf:"stacks"`
+	Timewaits       *ebpf.MapSpec `ebpf:"timewaits"`
 }
 
 // directVariableSpecs contains global variables before they are loaded into the kernel.
@@ -154,18 +158,20 @@ type directVariableSpecs struct {
 	Look              *ebpf.VariableSpec `ebpf:"look"`
 	Lost              *ebpf.VariableSpec `ebpf:"lost"`
 	Missed            *ebpf.VariableSpec `ebpf:"missed"`
+	NeighTimerHandler *ebpf.VariableSpec `ebpf:"neigh_timer_handler"`
+	Nothing           *ebpf.VariableSpec `ebpf:"nothing"`
 	Pass              *ebpf.VariableSpec `ebpf:"pass"`
 	PassMode          *ebpf.VariableSpec `ebpf:"pass_mode"`
 	ReqskTimerHandler *ebpf.VariableSpec `ebpf:"reqsk_timer_handler"`
 	RowStates         *ebpf.VariableSpec `ebpf:"row_states"`
 	RowsDueOnly       *ebpf.VariableSpec `ebpf:"rows_due_only"`
+	SeesFreed         *ebpf.VariableSpec `ebpf:"sees_freed"`
 	SelfTgid          *ebpf.VariableSpec `ebpf:"self_tgid"`
 	Strangers         *ebpf.VariableSpec `ebpf:"strangers"`
 	TakeStacks        *ebpf.VariableSpec `ebpf:"take_stacks"`
 	ThirdCopy         *ebpf.VariableSpec `ebpf:"third_copy"`
 	TwTimerHandler    *ebpf.VariableSpec `ebpf:"tw_timer_handler"`
 	Untracked         *ebpf.VariableSpec `ebpf:"untracked"`
-	ValidateIncoming  *ebpf.VariableSpec `ebpf:"validate_incoming"`
 }
 
 // directObjects contains all objects after they have been loaded into the kernel.
@@ -188,19 +194,21 @@ func (o *directObjects) Close() error {
 //
 // It can be passed to loadDirectObjects or ebpf.CollectionSpec.LoadAndAssign.
 type directMaps struct {
-	CpuStates *ebpf.Map `ebpf:"cpu_states"`
-	Events    *ebpf.Map `ebpf:"events"`
-	Requests  *ebpf.Map `ebpf:"requests"`
-	Socks     *ebpf.Map `ebpf:"socks"`
-	StackTops *ebpf.Map `ebpf:"stack_tops"`
-	Stacks    *ebpf.Map `ebpf:"stacks"`
-	Timewaits *ebpf.Map `ebpf:"timewaits"`
+	CpuStates       *ebpf.Map `ebpf:"cpu_states"`
+	Events          *ebpf.Map `ebpf:"events"`
+	FailedNeighbors *ebpf.Map `ebpf:"failed_neighbors"`
+	Requests        *ebpf.Map `ebpf:"requests"`
+	Socks           *ebpf.Map `ebpf:"socks"`
+	StackTops       *ebpf.Map `ebpf:"stack_tops"`
+	Stacks          *ebpf.Map `ebpf:"stacks"`
+	Timewaits       *ebpf.Map `ebpf:"timewaits"`
 }
 
 func (m *directMaps) Close() error {
 	return _DirectClose(
 		m.CpuStates,
 		m.Events,
+		m.FailedNeighbors,
 		m.Requests,
 		m.Socks,
 		m.StackTops,
@@ -226,18 +234,20 @@ type directVariables struct {
 	Look              *ebpf.Variable `ebpf:"look"`
 	Lost              *ebpf.Variable `ebpf:"lost"`
 	Missed            *ebpf.Variable `ebpf:"missed"`
+	NeighTimerHandler *ebpf.Variable `ebpf:"neigh_timer_handler"`
+	Nothing           *ebpf.Variable `ebpf:"nothing"`
 	Pass              *ebpf.Variable `ebpf:"pass"`
 	PassMode          *ebpf.Variable `ebpf:"pass_mode"`
 	ReqskTimerHandler *ebpf.Variable `ebpf:"reqsk_timer_handler"`
 	RowStates         *ebpf.Variable `ebpf:"row_states"`
 	RowsDueOnly       *ebpf.Variable `ebpf:"rows_due_only"`
+	SeesFreed         *ebpf.Variable `ebpf:"sees_freed"`
 	SelfTgid          *ebpf.Variable `ebpf:"self_tgid"`
 	Strangers         *ebpf.Variable `ebpf:"strangers"`
 	TakeStacks        *ebpf.Variable `ebpf:"take_stacks"`
 	ThirdCopy         *ebpf.Variable `ebpf:"third_copy"`
 	TwTimerHandler    *ebpf.Variable `ebpf:"tw_timer_handler"`
 	Untracked         *ebpf.Variable `ebpf:"untracked"`
-	ValidateIncoming  *ebpf.Variable `ebpf:"validate_incoming"`
 }
 
 // directPrograms contains all programs after they have been loaded into the kernel.

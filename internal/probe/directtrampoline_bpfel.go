@@ -34,6 +34,7 @@ const (
 	directTrampolineVarLastWakeup        = "last_wakeup"
 	directTrampolineVarLost              = "lost"
 	directTrampolineVarMissed            = "missed"
+	directTrampolineVarNothing           = "nothing"
 	directTrampolineVarPass              = "pass"
 	directTrampolineVarReqskTimerHandler = "reqsk_timer_handler"
 	directTrampolineVarSelfTgid          = "self_tgid"
@@ -114,6 +115,7 @@ type directTrampolineVariableSpecs struct {
 	LastWakeup        *ebpf.VariableSpec `ebpf:"last_wakeup"`
 	Lost              *ebpf.VariableSpec `ebpf:"lost"`
 	Missed            *ebpf.VariableSpec `ebpf:"missed"`
+	Nothing           *ebpf.VariableSpec `ebpf:"nothing"`
 	Pass              *ebpf.VariableSpec `ebpf:"pass"`
 	ReqskTimerHandler *ebpf.VariableSpec `ebpf:"reqsk_timer_handler"`
 	SelfTgid          *ebpf.VariableSpec `ebpf:"self_tgid"`
@@ -176,6 +178,7 @@ type directTrampolineVariables struct {
 	LastWakeup        *ebpf.Variable `ebpf:"last_wakeup"`
 	Lost              *ebpf.Variable `ebpf:"lost"`
 	Missed            *ebpf.Variable `ebpf:"missed"`
+	Nothing           *ebpf.Variable `ebpf:"nothing"`
 	Pass              *ebpf.Variable `ebpf:"pass"`
 	ReqskTimerHandler *ebpf.Variable `ebpf:"reqsk_timer_handler"`
 	SelfTgid          *ebpf.Variable `ebpf:"self_tgid"`

@@ -42,6 +42,7 @@ const (
 	hookState      = "inet_sock_set_state"
 	hookDestroy    = "tcp_destroy_sock"
 	hookTimer      = "timer"
+	hookFreed      = "kfree_skb"
 	hookSymbols    = "kallsyms"
 	hookTable      = "iter/tcp"
 	hookFiles      = "iter/task_file"
@@ -88,8 +89,8 @@ var hooks = []hook{
 			return []slot{{bpfProgDestroySock, &p.DestroySock}}
 		},
 	}, {
-		name: "kfree_skb", shows: "FIN_WAIT2 > TIME_WAIT",
-		without: "FIN_WAIT2 > TIME_WAIT of closed sockets is shown late, its duration as a lower bound",
+		name: hookFreed, shows: "FIN_WAIT2 > TIME_WAIT",
+		without: "FIN_WAIT2 > TIME_WAIT of closed sockets is shown late, its duration as a lower bound; who reset a half-open connection may not be shown",
 		programs: func(p *bpfPrograms) []slot {
 			return []slot{{bpfProgKfreeSkb, &p.KfreeSkb}}
 		},

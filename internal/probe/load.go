@@ -16,7 +16,7 @@ import (
 )
 
 // maxCallers is MAX_CALLERS in bpf/caller.h.
-const maxCallers = 16
+const maxCallers = 28
 
 // MaxPorts is how many ports a filter in the kernel holds: MAX_PORTS in
 // bpf/trace.h.
@@ -26,8 +26,11 @@ const (
 	// The functions whose addresses say what a timer is for.
 	timewaitTimer = "tw_timer_handler"
 	requestTimer  = "reqsk_timer_handler"
-	// validateIncoming is on the stack when an RST has come in, not when we send one.
+	neighborTimer = "neigh_timer_handler"
+	// validateIncoming is on the stack when an RST has come in, not when we send one. Where
+	// the compiler has put it into its callers these prove nothing.
 	validateIncoming = "tcp_validate_incoming"
+	processSegment   = "tcp_rcv_state_process"
 )
 
 // callers are the functions that bpf/caller.h looks for on the stack. Where a kernel
@@ -45,6 +48,19 @@ var callers = map[string]bpfCaller{
 	"inet_twsk_purge":            bpfCallerCALLER_NETNS_EXIT,
 	"tcp_twsk_purge":             bpfCallerCALLER_NETNS_EXIT, // 6.0+
 	"__run_timers":               bpfCallerCALLER_EXPIRY,
+	"tcp_v4_connect":             bpfCallerCALLER_CONNECT,
+	"tcp_v6_connect":             bpfCallerCALLER_CONNECT,
+	"tcp_v4_err":                 bpfCallerCALLER_ICMP,
+	"tcp_v6_err":                 bpfCallerCALLER_ICMP,
+	validateIncoming:             bpfCallerCALLER_VALIDATE,
+	processSegment:               bpfCallerCALLER_SEGMENT,
+	"tcp_rcv_established":        bpfCallerCALLER_SEGMENT,
+	"tcp_write_timer_handler":    bpfCallerCALLER_TIMEOUT,
+	"tcp_write_timer":            bpfCallerCALLER_TIMEOUT,
+	"tcp_keepalive_timer":        bpfCallerCALLER_TIMEOUT,
+	"inet_csk_listen_start":      bpfCallerCALLER_LISTEN,
+	"inet_shutdown":              bpfCallerCALLER_SHUTDOWN,
+	"__inet_stream_connect":      bpfCallerCALLER_DISCONNECT,
 	"tcp_v4_rcv":                 bpfCallerCALLER_RECEIVE,
 	"tcp_v6_rcv":                 bpfCallerCALLER_RECEIVE,
 }
@@ -238,7 +254,7 @@ func (set *hookSet) loadTrampoline(spec *ebpf.CollectionSpec, socks *ebpf.MapSpe
 
 // kernelSymbols finds the functions whose addresses the programs need.
 func kernelSymbols() (map[string]symbol, error) {
-	wanted := map[string]bool{timewaitTimer: true, requestTimer: true, validateIncoming: true}
+	wanted := map[string]bool{timewaitTimer: true, requestTimer: true, neighborTimer: true}
 	for name := range callers {
 		wanted[name] = true
 	}
@@ -278,14 +294,15 @@ func (set *hookSet) setSymbols(objs *bpfObjects, symbols func() (map[string]symb
 		objs.TwTimerHandler.Set(timewait),
 		objs.ReqskTimerHandler.Set(request),
 		objs.Callers.Set(callerRanges(found)),
-		objs.ValidateIncoming.Set(textRange(found[validateIncoming], bpfCallerCALLER_UNKNOWN)),
+		objs.NeighTimerHandler.Set(found[neighborTimer].start),
 	)
 }
 
 func callerRanges(found map[string]symbol) (ranges [maxCallers]bpfTextRange) {
 	n := 0
+	_, canTell := found[validateIncoming]
 	for name, caller := range callers {
-		if s, ok := found[name]; ok {
+		if s, ok := found[name]; ok && (canTell || name != processSegment) {
 			ranges[n] = textRange(s, caller)
 			n++
 		}
@@ -318,6 +335,7 @@ func adapt(spec *ebpf.CollectionSpec, kernel *btf.Spec, set *hookSet) error {
 	return errors.Join(
 		spec.Variables[bpfVarHasSocketCookie].Set(hasCookieHelper(kernel)),
 		spec.Variables[bpfVarCloseIsEnd].Set(!set.has(hookDestroy)),
+		spec.Variables[bpfVarSeesFreed].Set(set.has(hookFreed)),
 		spec.Variables[bpfVarThirdCopy].Set(preemptibleTracepoints()),
 		spec.Variables[bpfVarHz].Set(hz),
 	)
@@ -355,9 +373,11 @@ func configure(spec *ebpf.CollectionSpec, cfg Config) error {
 		spec.Maps[bpfMapEvents].MaxEntries = uint32(cfg.RingBytes)
 	}
 	if n := cfg.MaxSockets; n != 0 {
+		for _, m := range []*ebpf.MapSpec{spec.Maps[bpfMapTimewaits], spec.Maps[bpfMapRequests]} {
+			share := uint64(n) * uint64(m.MaxEntries) / uint64(spec.Maps[bpfMapSocks].MaxEntries)
+			m.MaxEntries = max(min(n, m.MaxEntries), uint32(share))
+		}
 		spec.Maps[bpfMapSocks].MaxEntries = n
-		spec.Maps[bpfMapTimewaits].MaxEntries = min(n, spec.Maps[bpfMapTimewaits].MaxEntries)
-		spec.Maps[bpfMapRequests].MaxEntries = min(n, spec.Maps[bpfMapRequests].MaxEntries)
 	}
 	if !cfg.Stacks {
 		spec.Maps[bpfMapStacks].MaxEntries = 1

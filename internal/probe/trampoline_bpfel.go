@@ -34,6 +34,7 @@ const (
 	trampolineVarLastWakeup        = "last_wakeup"
 	trampolineVarLost              = "lost"
 	trampolineVarMissed            = "missed"
+	trampolineVarNothing           = "nothing"
 	trampolineVarPass              = "pass"
 	trampolineVarReqskTimerHandler = "reqsk_timer_handler"
 	trampolineVarSelfTgid          = "self_tgid"
@@ -114,6 +115,7 @@ type trampolineVariableSpecs struct {
 	LastWakeup        *ebpf.VariableSpec `ebpf:"last_wakeup"`
 	Lost              *ebpf.VariableSpec `ebpf:"lost"`
 	Missed            *ebpf.VariableSpec `ebpf:"missed"`
+	Nothing           *ebpf.VariableSpec `ebpf:"nothing"`
 	Pass              *ebpf.VariableSpec `ebpf:"pass"`
 	ReqskTimerHandler *ebpf.VariableSpec `ebpf:"reqsk_timer_handler"`
 	SelfTgid          *ebpf.VariableSpec `ebpf:"self_tgid"`
@@ -176,6 +178,7 @@ type trampolineVariables struct {
 	LastWakeup        *ebpf.Variable `ebpf:"last_wakeup"`
 	Lost              *ebpf.Variable `ebpf:"lost"`
 	Missed            *ebpf.Variable `ebpf:"missed"`
+	Nothing           *ebpf.Variable `ebpf:"nothing"`
 	Pass              *ebpf.Variable `ebpf:"pass"`
 	ReqskTimerHandler *ebpf.Variable `ebpf:"reqsk_timer_handler"`
 	SelfTgid          *ebpf.Variable `ebpf:"self_tgid"`

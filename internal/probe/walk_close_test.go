@@ -28,6 +28,14 @@ var closeScenarios = []scenario{
 	{name: "peer resets", run: peerResets},
 	{name: "peer resets in CLOSE_WAIT", run: peerResetsCloseWait},
 	{name: "user timeout", slow: true, run: userTimeout},
+	{name: "user timeout after an ICMP error", slow: true, run: softTimeout},
+	{name: "half-closed, then linger 0", run: lingerAfterShutdown},
+	{name: "half-closed, then closed with unread data", run: unreadAfterShutdown},
+	{name: "two lives, the first one's error never read", run: unreadError},
+	{name: "an old error, then closed with unread data", run: oldErrorUnread},
+	{name: "an old error, then closed in order", run: oldErrorGraceful},
+	{name: "half-open destroyed", run: halfOpenDestroyed},
+	{name: "listener destroyed", run: listenerDestroyed},
 	{name: "SOCK_DESTROY", run: sockDestroy},
 	{name: "listener closes before accept", run: unaccepted},
 }
@@ -187,7 +195,7 @@ func lingerZero(n *netns) {
 	_, c, s := n.established(web)
 	n.step("abort", c.abort, s.in(tcp.Close), c.in(tcp.Close))
 	s.failsWith(unix.ECONNRESET)
-	c.wants(`abort  ESTABLISHED>CLOSE  aborted`)
+	c.wants(`abort  ESTABLISHED>CLOSE  aborted_linger`)
 	s.wants(`abort  ESTABLISHED>CLOSE  rst_received  errno=ECONNRESET`)
 }
 
@@ -205,7 +213,7 @@ func disconnect(n *netns) {
 	_, c, s := n.established(web)
 	c.learnCookie()
 	n.step("disconnect", func() { check(connectUnspec(c.fd), "connect to AF_UNSPEC") }, s.in(tcp.Close))
-	c.wants(`disconnect  ESTABLISHED>CLOSE  aborted`)
+	c.wants(`disconnect  ESTABLISHED>CLOSE  disconnected`)
 	s.wants(`disconnect  ESTABLISHED>CLOSE  rst_received  errno=ECONNRESET`)
 }
 
@@ -238,12 +246,135 @@ func userTimeout(n *netns) {
 	c.wants(`timeout  ESTABLISHED>CLOSE  timeout  errno=ETIMEDOUT`)
 }
 
+// The ICMP error is a soft one: it only names the error of the timeout that follows.
+func softTimeout(n *netns) {
+	p := n.peer()
+	c := answered(n, p)
+	c.set(unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 1000)
+	c.write("into the void")
+	p.receive(flagPSH)
+	const hostUnreachable = 1
+	p.unreachable(hostUnreachable)
+	n.watch("timeout", c, tcp.Close)
+	c.failsWith(unix.EHOSTUNREACH)
+	c.wants(`timeout  ESTABLISHED>CLOSE  timeout  errno=EHOSTUNREACH`)
+}
+
+// halfClosed has sent its FIN, and it was acknowledged.
+func halfClosed(n *netns, p *peer) *sock {
+	c := answered(n, p)
+	n.step("shutdown", func() { c.shutdown(unix.SHUT_WR) }, c.in(tcp.FinWait1))
+	p.receive(flagFIN)
+	n.step("ack", func() { p.send(flagACK) }, c.in(tcp.FinWait2))
+	n.rest()
+	c.wants(`
+shutdown  ESTABLISHED>FIN_WAIT1  local_shutdown
+ack       FIN_WAIT1>FIN_WAIT2    fin_acked`)
+	return c
+}
+
+func lingerAfterShutdown(n *netns) {
+	c := halfClosed(n, n.peer())
+	n.step("abort", c.abort, c.in(tcp.Close))
+	c.wants(`abort  FIN_WAIT2>CLOSE  aborted_linger`)
+}
+
+func unreadAfterShutdown(n *netns) {
+	p := n.peer()
+	c := halfClosed(n, p)
+	p.send(flagPSH|flagACK, 'd', 'a', 't', 'a')
+	c.unread()
+	n.step("close", c.close, c.in(tcp.Close))
+	c.wants(`close  FIN_WAIT2>CLOSE  aborted`)
+}
+
+// A socket that is disconnected keeps its error, ECONNRESET, through the next connection.
+func unreadError(n *netns) {
+	l := n.listener(web)
+	c := n.client(l.local)
+	c.bind("127.0.0.1:4000")
+	first := n.connect(l, c, l.local)
+	n.step("disconnect", func() { check(connectUnspec(c.fd), "connect to AF_UNSPEC") }, first.in(tcp.Close))
+	var second *sock
+	n.step("again", func() {
+		check(c.connect(l.local), "connect again")
+		second = n.served(c)
+		second.await(tcp.Established)
+	}, c.in(tcp.Established))
+	second.accept(l)
+	n.rest()
+	n.step("end", func() { check(connectUnspec(c.fd), "connect to AF_UNSPEC") }, second.in(tcp.Close))
+	c.wants(`
+disconnect  ESTABLISHED>CLOSE     disconnected
+again       CLOSE>SYN_SENT        connect         age=exact
+again       SYN_SENT>ESTABLISHED  handshake_done
+end         ESTABLISHED>CLOSE     disconnected`)
+	first.wants(`disconnect  ESTABLISHED>CLOSE  rst_received  errno=ECONNRESET`)
+	second.wants(`
+again  LISTEN>SYN_RECV       syn_received
+again  SYN_RECV>ESTABLISHED  handshake_done
+end    ESTABLISHED>CLOSE     rst_received  errno=ECONNRESET`)
+}
+
+// withOldError has an error that ended nothing, and that nobody has read.
+func withOldError(n *netns, p *peer) *sock {
+	c := answered(n, p)
+	c.set(unix.IPPROTO_IP, unix.IP_RECVERR, 1)
+	c.write("data")
+	p.receive(flagPSH)
+	const portUnreachable = 3
+	p.unreachable(portUnreachable)
+	p.send(flagACK)
+	n.rest()
+	return c
+}
+
+func oldErrorUnread(n *netns) {
+	p := n.peer()
+	c := withOldError(n, p)
+	p.send(flagPSH|flagACK, 'd', 'a', 't', 'a')
+	c.unread()
+	n.step("close", c.close, c.in(tcp.Close))
+	c.wants(`close  ESTABLISHED>CLOSE  aborted`)
+}
+
+func oldErrorGraceful(n *netns) {
+	p := n.peer()
+	c := withOldError(n, p)
+	n.step("fin", func() { p.send(flagFIN | flagACK) }, c.in(tcp.CloseWait))
+	n.rest()
+	n.step("close", c.close, c.in(tcp.LastAck))
+	p.receive(flagFIN)
+	n.rest()
+	n.step("ack", func() { p.send(flagACK) }, c.in(tcp.Close))
+	c.wants(`
+fin    ESTABLISHED>CLOSE_WAIT  fin_received
+close  CLOSE_WAIT>LAST_ACK     local_close
+ack    LAST_ACK>CLOSE          fin_acked`)
+}
+
 func sockDestroy(n *netns) {
 	_, c, s := n.established(web)
 	n.step("destroy", func() { n.destroy(c) }, s.in(tcp.Close), c.in(tcp.Close))
 	c.failsWith(unix.ECONNABORTED)
-	c.wants(`destroy  ESTABLISHED>CLOSE  aborted       errno=ECONNABORTED`)
+	c.wants(`destroy  ESTABLISHED>CLOSE  killed        errno=ECONNABORTED`)
 	s.wants(`destroy  ESTABLISHED>CLOSE  rst_received  errno=ECONNRESET`)
+}
+
+func halfOpenDestroyed(n *netns) {
+	p := n.peer()
+	s := halfOpen(n, n.listener(hostWeb), p)
+	n.rest()
+	n.step("destroy", func() { n.destroy(s) }, s.in(tcp.Close))
+	s.wants(`destroy  SYN_RECV>CLOSE  killed`)
+}
+
+func listenerDestroyed(n *netns) {
+	l := n.listener(web)
+	n.rest()
+	l.remote = netip.MustParseAddrPort("0.0.0.0:0")
+	n.step("destroy", func() { n.destroy(l) })
+	l.wants(`destroy  LISTEN>CLOSE  killed`)
 }
 
 func unaccepted(n *netns) {

@@ -63,7 +63,7 @@ func resetAndKept(n *netns) {
 	s.keptBy(n.rows(p, tcp.Close), "child", 4, tcp.Exact)
 	child.kill()
 	eventually(patience, "the row goes with the descriptor", func() bool { return len(n.rows(p, tcp.Close)) == 0 })
-	c.wants(`reset  ESTABLISHED>CLOSE  aborted`)
+	c.wants(`reset  ESTABLISHED>CLOSE  aborted_linger`)
 	s.wants(`reset  ESTABLISHED>CLOSE  rst_received  errno=ECONNRESET`)
 }
 

@@ -70,6 +70,24 @@ func (n *netns) linkUp(name string) {
 	check(unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, req), "bring "+name+" up")
 }
 
+// veth makes a link, 10.9.1.1/24, that nobody else is on.
+func (n *netns) veth() {
+	const infoKind, linkInfo = unix.IFLA_INFO_KIND, unix.IFLA_LINKINFO
+	kind := attr(infoKind, []byte("veth\x00"))
+	err := netlinkRequest(unix.NETLINK_ROUTE, unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL,
+		make([]byte, unix.SizeofIfInfomsg), attr(unix.IFLA_IFNAME, []byte("va\x00")), attr(linkInfo, kind))
+	if err == unix.EOPNOTSUPP {
+		panic(notHere("this kernel has no veth (module veth)"))
+	}
+	check(err, "make a veth pair")
+	va := uint32(must(ifIndex("va")))
+	address := ifAddr(va)
+	address[1] = 24
+	n.netlink(unix.NETLINK_ROUTE, unix.RTM_NEWADDR, unix.NLM_F_CREATE, address, attr(unix.IFA_LOCAL, []byte{10, 9, 1, 1}))
+	n.linkUp("va")
+	n.linkUp("veth0")
+}
+
 // sysctl sets a value of this namespace alone.
 func (n *netns) sysctl(name, value string) {
 	check(os.WriteFile("/proc/sys/net/"+name, []byte(value), 0), "set net/"+name)

@@ -20,8 +20,15 @@ const (
 var openScenarios = []scenario{
 	{name: "listen and close", run: listenAndClose},
 	{name: "listen and shutdown", run: listenAndShutdown},
+	{name: "listen fails", run: listenFails},
+	{name: "listen and connect to AF_UNSPEC", run: listenAndDisconnect},
 	{name: "refused", run: refused},
 	{name: "unreachable", run: unreachable},
+	{name: "port unreachable", run: portUnreachable},
+	{name: "SYN times out without a route", slow: true, run: synWithoutRoute},
+	{name: "neighbor does not answer", slow: true, run: neighborSilent},
+	{name: "connect given up by shutdown", run: connectShutDown},
+	{name: "connect given up by AF_UNSPEC", run: connectDisconnected},
 	{name: "no free port", run: noFreePort},
 	{name: "connect given up", run: connectGivenUp},
 	{name: "SYN times out", slow: true, run: synTimesOut},
@@ -30,6 +37,10 @@ var openScenarios = []scenario{
 	{name: "half-open completes late", run: halfOpenCompletes},
 	{name: "half-open times out", slow: true, run: halfOpenTimesOut},
 	{name: "half-open reset", run: halfOpenReset},
+	{name: "half-open reset by us for a SYN", run: halfOpenGetsSyn},
+	{name: "half-open unreachable", run: halfOpenUnreachable},
+	{name: "half-open with a full accept queue", run: queueFull},
+	{name: "half-open reset by the peer with a full accept queue", run: queueFullReset},
 	{name: "half-open when the listener closes", slow: true, run: halfOpenListenerCloses},
 	{name: "SYN cookies", run: synCookies},
 	{name: "Fast Open", run: fastOpen},
@@ -63,6 +74,31 @@ connect  CLOSE>SYN_SENT  connect
 connect  SYN_SENT>CLOSE  rst_received  errno=ECONNREFUSED`)
 }
 
+// Two sockets may be bound to one port, with SO_REUSEADDR, while none listens.
+func listenFails(n *netns) {
+	second := n.socket("second", tcp.Listener, netip.MustParseAddr("127.0.0.1"))
+	second.bind(web)
+	l := n.listener(web)
+	n.rest()
+	n.step("fail", func() {
+		if err := unix.Listen(second.fd, 8); err != unix.EADDRINUSE {
+			fail("listen on a port that is taken: %v", err)
+		}
+	})
+	n.step("close", l.close)
+	second.wants(`
+fail   CLOSE>LISTEN  listen
+fail   LISTEN>CLOSE  listen_failed`)
+	l.wants(`close  LISTEN>CLOSE  local_close`)
+}
+
+func listenAndDisconnect(n *netns) {
+	l := n.listener(web)
+	n.rest()
+	n.step("disconnect", func() { check(connectUnspec(l.fd), "connect to AF_UNSPEC") })
+	l.wants(`disconnect  LISTEN>CLOSE  disconnected`)
+}
+
 // silent starts to connect to a peer that does not answer yet.
 func silent(n *netns, p *peer) *sock {
 	c := n.client(p.addr)
@@ -80,6 +116,56 @@ func unreachable(n *netns) {
 	n.step("icmp", func() { p.unreachable(hostUnreachable) }, c.in(tcp.Close))
 	c.failsWith(unix.EHOSTUNREACH)
 	c.wants(`icmp  SYN_SENT>CLOSE  icmp_received  errno=EHOSTUNREACH`)
+}
+
+// An ICMP port unreachable gives the same error as an RST.
+func portUnreachable(n *netns) {
+	p := n.peer()
+	c := silent(n, p)
+	const portUnreachable = 3
+	n.step("icmp", func() { p.unreachable(portUnreachable) }, c.in(tcp.Close))
+	c.failsWith(unix.ECONNREFUSED)
+	c.wants(`icmp  SYN_SENT>CLOSE  icmp_received  errno=ECONNREFUSED`)
+}
+
+// The route to the peer is gone when the SYN is sent again: no message came.
+func synWithoutRoute(n *netns) {
+	n.sysctl("ipv4/tcp_syn_retries", "1")
+	p := n.peer()
+	c := silent(n, p)
+	n.netlink(unix.NETLINK_ROUTE, unix.RTM_DELROUTE, 0,
+		hostRoute(), attr(unix.RTA_DST, peerAddr.AsSlice()), attr(unix.RTA_OIF, native32(uint32(must(ifIndex("lo"))))))
+	n.watch("timeout", c, tcp.Close)
+	if err := must(unix.GetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_ERROR)); unix.Errno(err) != unix.ENETUNREACH && unix.Errno(err) != unix.EHOSTUNREACH {
+		fail("SO_ERROR is %v, want that of a missing route", unix.Errno(err))
+	} else {
+		c.wants(`timeout  SYN_SENT>CLOSE  syn_timeout  errno=` + unix.ErrnoName(unix.Errno(err)))
+	}
+}
+
+// Nobody on the link has the address: ARP fails, and the kernel tells itself so by ICMP.
+func neighborSilent(n *netns) {
+	n.veth()
+	nobody := netip.MustParseAddrPort("10.9.1.7:80")
+	c := n.client(nobody)
+	n.step("connect", func() { check(c.connect(nobody), "connect") }, c.in(tcp.SynSent))
+	n.watch("failed", c, tcp.Close)
+	c.failsWith(unix.EHOSTUNREACH)
+	c.wants(`
+connect  CLOSE>SYN_SENT  connect
+failed   SYN_SENT>CLOSE  neighbor_unreachable  errno=EHOSTUNREACH`)
+}
+
+func connectShutDown(n *netns) {
+	c := silent(n, n.peer())
+	n.step("shutdown", func() { c.shutdown(unix.SHUT_RDWR) }, c.in(tcp.Close))
+	c.wants(`shutdown  SYN_SENT>CLOSE  local_shutdown`)
+}
+
+func connectDisconnected(n *netns) {
+	c := silent(n, n.peer())
+	n.step("disconnect", func() { check(connectUnspec(c.fd), "connect to AF_UNSPEC") })
+	c.wants(`disconnect  SYN_SENT>CLOSE  disconnected`)
 }
 
 func noFreePort(n *netns) {
@@ -165,6 +251,48 @@ func halfOpenReset(n *netns) {
 	p := n.peer()
 	s := halfOpen(n, n.listener(hostWeb), p)
 	n.rest()
+	n.step("reset", func() { p.send(flagRST) }, s.in(tcp.Close))
+	s.wants(`reset  SYN_RECV>CLOSE  rst_received`)
+}
+
+// A second SYN within the window of the first: we answer it by an RST.
+func halfOpenGetsSyn(n *netns) {
+	p := n.peer()
+	s := halfOpen(n, n.listener(hostWeb), p)
+	n.rest()
+	n.step("syn-again", func() { p.send(flagSYN | flagACK) }, s.in(tcp.Close))
+	s.wants(`syn-again  SYN_RECV>CLOSE  rst_sent`)
+}
+
+func halfOpenUnreachable(n *netns) {
+	p := n.peer()
+	s := halfOpen(n, n.listener(hostWeb), p)
+	n.rest()
+	const hostUnreachable = 1
+	n.step("icmp", func() { p.unreachable(hostUnreachable) }, s.in(tcp.Close))
+	s.wants(`icmp  SYN_RECV>CLOSE  icmp_received`)
+}
+
+// full has a full accept queue, and answers what does not fit into it by an RST.
+func full(n *netns) (*peer, *sock) {
+	n.sysctl("ipv4/tcp_abort_on_overflow", "1")
+	p := n.peer()
+	l := n.listener(hostWeb)
+	s := halfOpen(n, l, p)
+	check(unix.Listen(l.fd, 0), "make the accept queue shorter")
+	c := n.client(l.local)
+	n.queued(c, l.local)
+	return p, s
+}
+
+func queueFull(n *netns) {
+	p, s := full(n)
+	n.step("ack", func() { p.send(flagACK) }, s.in(tcp.Close))
+	s.wants(`ack  SYN_RECV>CLOSE  backlog_full`)
+}
+
+func queueFullReset(n *netns) {
+	p, s := full(n)
 	n.step("reset", func() { p.send(flagRST) }, s.in(tcp.Close))
 	s.wants(`reset  SYN_RECV>CLOSE  rst_received`)
 }

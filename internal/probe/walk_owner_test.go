@@ -182,7 +182,7 @@ func strangerDestroys(n *netns) {
 	s.accept(l)
 	n.rest()
 	n.step("destroy", func() { n.destroy(c) }, s.in(tcp.Close), c.in(tcp.Close))
-	c.wants(`destroy  ESTABLISHED>CLOSE  aborted  errno=ECONNABORTED`)
+	c.wants(`destroy  ESTABLISHED>CLOSE  killed   errno=ECONNABORTED`)
 	s.wants(`
 connect  LISTEN>SYN_RECV       syn_received
 connect  SYN_RECV>ESTABLISHED  handshake_done

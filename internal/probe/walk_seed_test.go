@@ -130,7 +130,7 @@ func olderLeak(n *netns) {
 	c.isSeeded(tcp.FinWait2, "", "")
 	s.isLeaked(0)
 	n.step("abort", s.abort, s.in(tcp.Close), c.in(tcp.Close))
-	s.wants(`abort  CLOSE_WAIT>CLOSE  aborted       by=snapshot since=left`)
+	s.wants(`abort  CLOSE_WAIT>CLOSE  aborted_linger  by=snapshot since=left`)
 	c.wants(`abort  FIN_WAIT2>CLOSE   rst_received  by=         since=left`)
 }
 
@@ -152,7 +152,7 @@ func olderKeptAlive(n *netns) {
 	n.trace()
 	s.isLeaked(delayedACK)
 	n.step("abort", s.abort, s.in(tcp.Close), c.in(tcp.Close))
-	s.wants(`abort  CLOSE_WAIT>CLOSE  aborted       by=snapshot since=left`)
+	s.wants(`abort  CLOSE_WAIT>CLOSE  aborted_linger  by=snapshot since=left`)
 	c.wants(`abort  FIN_WAIT2>CLOSE   rst_received  by=snapshot since=left errno=ECONNRESET`)
 }
 

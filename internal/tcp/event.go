@@ -172,8 +172,8 @@ type Event struct {
 	SRTT          uint32 // smoothed round trip time, µs
 
 	HasQueues bool   // the next two apply
-	RxQueue   uint32 // unread bytes; a listener's accept queue
-	TxQueue   uint32 // unacknowledged bytes; a listener's backlog limit
+	RxQueue   uint32 // unread bytes; a listener's accept queue, also where the socket is half-open
+	TxQueue   uint32 // unacknowledged bytes; a listener's backlog limit, likewise
 
 	HasDrops bool   // the next one applies
 	Drops    uint32 // connections that a listener had to drop so far (sk_drops)
