@@ -1,0 +1,220 @@
+package probe_test
+
+import (
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tcptrace/tcptrace/internal/probe"
+	"github.com/tcptrace/tcptrace/internal/tcp"
+	"github.com/tcptrace/tcptrace/internal/test/need"
+)
+
+// A TIME_WAIT that finds no room is still entered; what is not shown is its end, and it
+// counts as one socket.
+func TestNoRoomForTimeWait(t *testing.T) {
+	need.Kernel(t)
+	const room, connections = 8, 40
+	report(t, onOwnThread(func() {
+		l := listenOnLoopback()
+		defer unix.Close(l)
+		port := addrPort(must(unix.Getsockname(l))).Port()
+		p := must(probe.Open(probe.Config{MaxSockets: room, OwnerRefresh: -1, RemotePorts: []uint16{port}}))
+		defer p.Close()
+		for range connections {
+			client := connectTo(l)
+			server, _, err := unix.Accept4(l, unix.SOCK_CLOEXEC)
+			check(err, "accept")
+			check(unix.Close(client), "close the client")
+			check(unix.Close(server), "close the server")
+		}
+		entered, untracked := 0, uint64(0)
+		readUntil(p, "TIME_WAIT of all connections", func(e *tcp.Event) bool {
+			if e.Kind == tcp.Lost && e.Where == probe.WhereMap {
+				untracked += e.Lost
+			}
+			if e.Kind == tcp.Transition && e.New == tcp.TimeWait {
+				entered++
+			}
+			if e.Reason == tcp.TimewaitOverflow {
+				t.Errorf("%v>%v %s: the table that is full is ours", e.Old, e.New, e.Reason)
+			}
+			return entered == connections && untracked >= connections-room
+		})
+		if untracked != connections-room {
+			t.Errorf("%d sockets are said to have found no room, want %d", untracked, connections-room)
+		}
+	}))
+}
+
+// A request that finds no room is known by the kernel's own stamp once it is completed: the time
+// that it lasted is not that of its last moment.
+func TestNoRoomForRequest(t *testing.T) {
+	need.Kernel(t)
+	const room, connections, wait = 4, 8, 300 * time.Millisecond
+	report(t, onOwnThread(func() {
+		l := listenOnLoopback()
+		defer unix.Close(l)
+		// Its handshakes end with the first data, so connections stay half open.
+		check(unix.SetsockoptInt(l, unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, 100), "set TCP_DEFER_ACCEPT")
+		port := addrPort(must(unix.Getsockname(l))).Port()
+		p := must(probe.Open(probe.Config{MaxSockets: room, OwnerRefresh: -1, LocalPorts: []uint16{port}}))
+		defer p.Close()
+		var clients []int
+		for range connections {
+			clients = append(clients, connectTo(l))
+			defer unix.Close(clients[len(clients)-1])
+		}
+		time.Sleep(wait)
+		for _, fd := range clients {
+			_, err := unix.Write(fd, []byte("data"))
+			check(err, "write")
+			server, _, err := unix.Accept4(l, unix.SOCK_CLOEXEC)
+			check(err, "accept")
+			check(unix.Close(server), "close what was not read, with an RST")
+		}
+		done, untracked := 0, uint64(0)
+		readUntil(p, "the handshakes' ends", func(e *tcp.Event) bool {
+			if e.Kind == tcp.Lost && e.Where == probe.WhereMap {
+				untracked += e.Lost
+			}
+			if e.Kind == tcp.Transition && e.Old == tcp.SynRecv {
+				done++
+				if e.DurationKind != tcp.Exact || e.Duration < uint64(wait) || e.Duration > uint64(10*time.Second) {
+					t.Errorf("SYN_RECV lasted %v, %s; it did so for %v at least", time.Duration(e.Duration), e.DurationKind, wait)
+				}
+			}
+			return done == connections && untracked >= connections-room
+		})
+		if untracked != connections-room {
+			t.Errorf("%d sockets are said to have found no room, want %d", untracked, connections-room)
+		}
+	}))
+}
+
+// The kernel's own clocks tell how long a connection has been opening or closing, and a
+// listener what it dropped. Half-open connections are found after their timer has run, too.
+func TestKernelClocks(t *testing.T) {
+	need.Kernel(t)
+	w, err := openWalk(probe.Config{OwnerRefresh: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []scenario{
+		{name: "SYN_SENT", run: func(n *netns) {
+			c := silent(n, n.peer())
+			c.bound = true // a row has the port that connect() chose
+			time.Sleep(500 * time.Millisecond)
+			n.isOld(c, tcp.SynSent, 0.9)
+		}},
+		{name: "LAST_ACK", run: func(n *netns) {
+			p := n.peer()
+			c := answered(n, p)
+			n.step("fin", func() { p.send(flagFIN | flagACK) }, c.in(tcp.CloseWait))
+			n.step("close", c.close, c.in(tcp.LastAck))
+			time.Sleep(2 * time.Second)
+			n.isOld(c, tcp.LastAck, 0.4)
+		}},
+		{name: "FIN_WAIT1", run: func(n *netns) {
+			c := closing(n, n.peer())
+			time.Sleep(2 * time.Second)
+			n.isOld(c, tcp.FinWait1, 0.4)
+		}},
+		{name: "FIN_WAIT2", run: func(n *netns) {
+			c := halfClosed(n, n.peer())
+			time.Sleep(500 * time.Millisecond)
+			n.isOld(c, tcp.FinWait2, 0.9)
+		}},
+		{name: "CLOSING", run: func(n *netns) {
+			p := n.peer()
+			c := closing(n, p)
+			p.ack--
+			n.step("cross", func() { p.send(flagFIN | flagACK) }, c.in(tcp.Closing))
+			time.Sleep(500 * time.Millisecond)
+			n.isOld(c, tcp.Closing, 0.9)
+		}},
+		{name: "full accept queue", run: acceptQueueFull},
+	} {
+		t.Run(s.name, func(t *testing.T) {
+			err := onOwnThread(func() {
+				n := w.newNetns(false)
+				defer n.leave()
+				s.run(n)
+			})
+			report(t, err)
+		})
+	}
+	if _, err := w.close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// isOld holds the age of s, older than the trace that it is looked at with, against the last
+// step: it is a lower bound, and at least that part of the truth.
+func (n *netns) isOld(s *sock, state tcp.State, part float64) {
+	row := n.rowOf(s)
+	began := span{^uint64(0), 0}
+	for _, step := range n.steps {
+		if step.to > began.to {
+			began = step
+		}
+	}
+	most, least := row.BootNS-began.from, float64(row.BootNS-began.to)*part
+	if row.New != state || row.DurationKind != tcp.AtLeast || row.Duration > most+2*tick || float64(row.Duration) < least-float64(2*tick) {
+		fail("%s is in %v for %v, %s; want %v, at least %v, at most %v", s.name, row.New, time.Duration(row.Duration), row.DurationKind,
+			state, time.Duration(least), time.Duration(most))
+	}
+}
+
+// rowOf is the row of s in the one-shot table.
+func (n *netns) rowOf(s *sock) (row tcp.Event) {
+	found := 0
+	check(probe.Sockets(probe.Config{NetNS: n.inode}, func(e *tcp.Event) error {
+		if s.hasEnds(e) {
+			row = *e
+			found++
+		}
+		return nil
+	}), "list the sockets")
+	if found != 1 {
+		fail("%s is in %d rows, want 1", s.name, found)
+	}
+	return row
+}
+
+// acceptQueueFull: the peer has completed the handshake, and waits for us; the listener has
+// dropped what it sent.
+func acceptQueueFull(n *netns) {
+	p := n.peer()
+	l := n.listener(hostWeb)
+	s := halfOpen(n, l, p)
+	check(unix.Listen(l.fd, 0), "make the accept queue shorter")
+	c := n.client(l.local)
+	n.queued(c, l.local)
+	if row := n.rowOf(s); row.New != tcp.SynRecv || row.Acked {
+		fail("a half-open connection is shown in %v, acked %v", row.New, row.Acked)
+	}
+	p.send(flagACK)
+	n.rest()
+	if row := n.rowOf(s); row.New != tcp.SynRecv || !row.Acked || row.RxQueue != 1 || row.TxQueue != 0 {
+		fail("a handshake without room is shown in %v, acked %v, accept queue %d of %d", row.New, row.Acked, row.RxQueue, row.TxQueue)
+	}
+	if row := n.rowOf(l); !row.HasDrops || row.Drops == 0 {
+		fail("the listener has dropped %d, known %v; want 1 or more", row.Drops, row.HasDrops)
+	}
+	tracked := must(probe.Open(probe.Config{NetNS: n.inode, OwnerRefresh: -1, Tracked: true}))
+	defer func() { check(tracked.Close(), "close the probe") }()
+	check(tracked.Seed(func(*tcp.Event) error { return nil }), "seed the probe")
+	time.Sleep(1500 * time.Millisecond) // the SYN-ACK timer runs
+	found := 0
+	check(tracked.TrackedSockets([]tcp.State{tcp.SynRecv}, func(e *tcp.Event) error {
+		if e.New == tcp.SynRecv && e.Acked && e.Duration > uint64(time.Second) {
+			found++
+		}
+		return nil
+	}), "list the known sockets")
+	if found != 1 {
+		fail("%d half-open connections are known, want 1", found)
+	}
+}
