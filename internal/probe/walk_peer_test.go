@@ -115,6 +115,13 @@ func checksum(b []byte) uint16 {
 	return ^uint16(sum)
 }
 
+// drain throws away the segments that have come already.
+func (p *peer) drain() {
+	for err := error(nil); err == nil; {
+		_, _, err = unix.Recvfrom(p.fd, make([]byte, 2048), 0)
+	}
+}
+
 // receive waits for the kernel's next segment with these flags and
 // acknowledges, in what is sent later, all that it holds.
 func (p *peer) receive(flags byte) {

@@ -130,6 +130,16 @@ type walk struct {
 }
 
 func openWalk(config probe.Config) (*walk, error) {
+	w, err := attachWalk(config)
+	if err != nil {
+		return nil, err
+	}
+	return w, w.seed()
+}
+
+// attachWalk attaches the hooks; seed then completes the walk, or closes the probe.
+// TCPTRACE_TEST_WITHOUT names hooks to leave out.
+func attachWalk(config probe.Config) (*walk, error) {
 	config.Without = strings.Fields(os.Getenv("TCPTRACE_TEST_WITHOUT"))
 	w := &walk{events: map[uint32][]tcp.Event{config.NetNS: nil}, ended: make(chan struct{})}
 	w.opened.from = bootNS()
@@ -138,16 +148,20 @@ func openWalk(config probe.Config) (*walk, error) {
 		return nil, fmt.Errorf("open the probe: %w", err)
 	}
 	w.probe = p
-	err = p.Seed(func(e *tcp.Event) error {
+	return w, nil
+}
+
+func (w *walk) seed() error {
+	err := w.probe.Seed(func(e *tcp.Event) error {
 		w.seeded = append(w.seeded, *e)
 		return nil
 	})
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("seed the probe: %w", err), p.Close())
+		return errors.Join(fmt.Errorf("seed the probe: %w", err), w.probe.Close())
 	}
 	w.opened.to = bootNS()
 	go w.collect()
-	return w, nil
+	return nil
 }
 
 func (w *walk) collect() {
