@@ -29,7 +29,8 @@ enum caller {
 };
 
 #define MAX_CALLERS 28
-#define MAX_FRAMES 16
+#define MAX_FRAMES 12
+#define OWN_FRAMES 2 /* who_called and the BPF function that calls it */
 
 /* Where these functions lie; the loader fills it in from kallsyms. */
 struct text_range {
@@ -71,13 +72,16 @@ __noinline u32 caller_of(u64 ip)
 	return caller;
 }
 
-/* who_called names the innermost function on the stack that we know. */
+/*
+ * who_called names the innermost function on the stack that we know. (Before 5.18 the
+ * frames that __bpf_get_stack skips count among those that fit.)
+ */
 static __noinline u32 who_called(void *ctx)
 {
 	u64 ips[MAX_FRAMES] = {};
 	u64 innermost = CALLER_UNKNOWN;
 
-	bpf_get_stack(ctx, ips, sizeof(ips), 0);
+	bpf_get_stack(ctx, ips, sizeof(ips), OWN_FRAMES);
 	for (int i = 0; i < MAX_FRAMES; i++) {
 		u64 none_yet = is_below(innermost, 1);
 
