@@ -9,7 +9,8 @@ const (
 	Age         // how long the socket has been in its state
 	Owner       // the process
 	User
-	Place // the cgroup, and so the container
+	Place     // the cgroup, and so the container
+	Forgotten // one of these three, of a TIME_WAIT: the kernel does not keep them
 	facts
 )
 
@@ -36,6 +37,9 @@ func (f *Filter) Missing(ev *Event) Fact {
 	}
 	if len(f.PIDs)+len(f.Comm) > 0 && ev.OwnerSource == "" {
 		missing, rest.PIDs, rest.Comm = Owner, nil, nil
+	}
+	if missing != NoFact && (ev.New == TimeWait || ev.Old == TimeWait) {
+		missing = Forgotten
 	}
 	if ev.mayBeOlder() && ev.Duration < f.MinDuration {
 		old := *ev

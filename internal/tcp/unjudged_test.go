@@ -31,6 +31,8 @@ func TestMissing(t *testing.T) {
 		{"no cgroup, by container", Filter{Containers: []string{"ab"}}, row(func(e *Event) { e.Cgroup = "" }), Place},
 		{"another container, its cgroup unknown", Filter{Containers: []string{"ab"}}, row(func(e *Event) { e.Cgroup, e.ContainerID = "", "cd" }), NoFact},
 		{"no container in a known cgroup", Filter{Containers: []string{"ab"}}, row(func(*Event) {}), NoFact},
+		{"a TIME_WAIT from before", Filter{Containers: []string{"ab"}}, row(func(e *Event) { e.New, e.Cgroup = TimeWait, "" }), Forgotten},
+		{"the end of one", Filter{UIDs: []uint32{33}}, row(func(e *Event) { e.Kind, e.Old, e.New, e.UID = Transition, TimeWait, Close, NoUID }), Forgotten},
 		{"unknown age", Filter{MinDuration: 1e9}, row(func(e *Event) { e.Duration, e.DurationKind = 0, Unknown }), Age},
 		{"too little for all that is known", Filter{MinDuration: 9e9}, row(func(e *Event) { e.DurationKind = AtLeast }), Age},
 		{"old enough in any case", Filter{MinDuration: 1e9}, row(func(e *Event) { e.DurationKind = AtLeast }), NoFact},
@@ -71,7 +73,7 @@ func TestSelectorUnjudged(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got, want := s.Unjudged(), (Unjudged{Owner: 2}); got != want {
+	if got, want := s.Unjudged(), (Unjudged{Forgotten: 2}); got != want {
 		t.Errorf("got %v, want %v", got, want)
 	}
 }
