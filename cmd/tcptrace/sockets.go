@@ -62,11 +62,12 @@ func (c *socketsCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	for _, sentence := range output.Unjudged(rows.unjudged) {
-		e.say(sentence)
-	}
 	if mistake != nil {
 		e.say(mistake.Error())
+		return nil
+	}
+	for _, sentence := range output.Unjudged(rows.unjudged) {
+		e.say(sentence)
 	}
 	return nil
 }

@@ -67,7 +67,7 @@ func TestReportMissing(t *testing.T) {
 	compare(t, missing, `and 4 sockets without a group, for lack of room
 1 group without open files and stacks, for lack of time
 and 2 sockets left out by --pid or --comm: no process is known to own them
-and 1 socket in TIME_WAIT left out by the filter: the kernel keeps neither owner nor cgroup of a TIME_WAIT, and no trace has seen how it began
+and 1 socket in TIME_WAIT left out by the filter: from before the trace, so without an owner or a cgroup
 `)
 	b.Reset()
 	if err := NewReportColumns(&b, ReportOptions{Top: 1}).Write(r); err != nil || strings.Contains(b.String(), "lack of time") {

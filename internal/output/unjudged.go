@@ -16,7 +16,7 @@ func Unjudged(u tcp.Unjudged) (sentences []string) {
 		{tcp.Owner, " left out by --pid or --comm: no process is known to own them"},
 		{tcp.User, " left out by --uid: their user is not known"},
 		{tcp.Place, " left out by --cgroup or --container: their cgroup is not known"},
-		{tcp.Forgotten, " in TIME_WAIT left out by the filter: the kernel keeps neither owner nor cgroup of a TIME_WAIT, and no trace has seen how it began"},
+		{tcp.Forgotten, " in TIME_WAIT left out by the filter: from before the trace, so without an owner or a cgroup"},
 	} {
 		if n := u[fact.Fact]; n > 0 {
 			sentences = append(sentences, leak.Counted(n, "socket")+fact.why)
