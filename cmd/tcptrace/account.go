@@ -2,48 +2,61 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
+	"github.com/tcptrace/tcptrace/internal/output"
 	"github.com/tcptrace/tcptrace/internal/pipeline"
 	"github.com/tcptrace/tcptrace/internal/probe"
+	"github.com/tcptrace/tcptrace/internal/tcp"
 )
 
 // account is what a run has to say at its end: what was seen and, above all, what was not.
 type account struct {
-	counts  pipeline.Counts
-	losses  probe.Losses
-	dropped uint64 // tcp.Selector.Dropped
+	counts    pipeline.Counts
+	losses    probe.Losses
+	dropped   uint64       // tcp.Selector.Dropped
+	unjudged  tcp.Unjudged // tcp.Selector.Unjudged
+	forgotten uint64       // recording.Source.Forgotten
 }
 
 // ofTrace says it of a live trace, in one line.
 func (a account) ofTrace() string {
 	parts := []string{fmt.Sprintf("%d events, %d lost, %d unknown durations", a.counts.Events, a.losses.Lost, a.counts.Unknown)}
+	parts = append(parts, counted(a.losses.Untracked, "%d sockets not tracked (raise --max-sockets)")...)
 	return strings.Join(append(parts, a.missing()...), ", ")
 }
 
-// missing says what is not shown although it happened, the lost events apart.
-func (a account) missing() (parts []string) {
-	for _, m := range []struct {
-		n    uint64
-		what string
-	}{
-		{a.losses.Untracked, "%d sockets not tracked (raise --max-sockets)"},
-		{a.losses.MissedTransitions, "%d state changes not seen (the kernel ran no hook for them)"},
-		{a.losses.SkippedRuns, "%d hook runs skipped by the kernel (recursion)"},
-		{a.dropped, "%d sockets not shown whole (too many undecided for the filter)"},
-	} {
-		if m.n != 0 {
-			parts = append(parts, fmt.Sprintf(m.what, m.n))
-		}
-	}
-	return parts
+// ofLeaks says it of a watch, "" where nothing is missing. What the last report could not
+// judge is in that report.
+func (a account) ofLeaks() string {
+	return strings.Join(slices.Concat(
+		counted(a.losses.Lost, "%d events lost"),
+		counted(a.losses.Untracked, "%d sockets not tracked (no more fit in the table)"),
+		a.missing(),
+	), ", ")
 }
 
 // ofRecording says it of a recording, "" where nothing is missing.
 func (a account) ofRecording() string {
-	var parts []string
-	if a.counts.Lost != 0 {
-		parts = append(parts, fmt.Sprintf("%d events were lost when this was recorded", a.counts.Lost))
+	return strings.Join(append(counted(a.counts.Lost, "%d events were lost when this was recorded"), a.missing()...), ", ")
+}
+
+// missing says what else is not shown although it happened.
+func (a account) missing() (parts []string) {
+	return slices.Concat(
+		counted(a.losses.MissedTransitions, "%d state changes not seen (the kernel ran no hook for them)"),
+		counted(a.losses.SkippedRuns, "%d hook runs skipped by the kernel (recursion)"),
+		counted(a.dropped, "%d sockets not shown whole (too many undecided for the filter)"),
+		counted(a.forgotten, "%d sockets of the recording left out (no more fit in memory)"),
+		output.Unjudged(a.unjudged),
+	)
+}
+
+// counted is what is said of n, if there are any.
+func counted(n uint64, format string) []string {
+	if n == 0 {
+		return nil
 	}
-	return strings.Join(append(parts, a.missing()...), ", ")
+	return []string{fmt.Sprintf(format, n)}
 }

@@ -20,14 +20,14 @@ type leaksRun struct {
 	filter tcp.Filter
 	where  *enrich.Enricher
 	watch  *leak.Watch
-	last   *leak.Report // with --once, --check and --kill
+	last   *leak.Report // nil: there was none, as of an empty recording
 	kernel *kernel      // nil: a recording
 }
 
 // watchConfig is what the flags say about the Watch, whatever the source.
 func (r *leaksRun) watchConfig() leak.Config {
 	c := r.cmd
-	config := leak.Config{Rule: c.rule(), AtEnd: c.atEnd(), Detailed: int(c.Top), Admit: r.filter.Match}
+	config := leak.Config{Rule: c.rule(), Filter: r.filter, AtEnd: c.atEnd(), Detailed: int(c.Top)}
 	options := output.ReportOptions{Time: c.Time, Top: int(c.Top)}
 	print := r.printBlocks(options)
 	switch format, _ := c.format(); format.name { // consistent has seen the error
@@ -36,17 +36,19 @@ func (r *leaksRun) watchConfig() leak.Config {
 	case "csv":
 		print, config.Detailed = output.NewReportCSV(r.env.stdout, options).Write, math.MaxInt
 	}
-	config.Show = print
 	if c.Check || c.Kill {
 		print = func(*leak.Report) error { return nil }
 	}
-	if config.AtEnd {
-		config.Show = func(report *leak.Report) error {
-			r.last = report
-			return print(report)
-		}
-	}
+	config.Show = r.keeping(print)
 	return config
+}
+
+// keeping shows a report, which then is the last one.
+func (r *leaksRun) keeping(show func(*leak.Report) error) func(*leak.Report) error {
+	return func(report *leak.Report) error {
+		r.last = report
+		return show(report)
+	}
 }
 
 // printBlocks prints a report as a block of text, and an empty line between two.
@@ -83,32 +85,37 @@ func (c *leaksCmd) live(e *env, filter tcp.Filter) error {
 	if c.Kill {
 		keep = append(keep, probe.CloseSockets)
 	}
-	config := c.runConfig(e, source.config(keep...))
 	run := &leaksRun{cmd: c, env: e, filter: filter, kernel: &source, where: source.place}
-	config.Enrich = nil // Admit does it, also for the sockets of a refresh
-	watch := run.watchConfig()
-	watch.Admit = func(e *tcp.Event) bool {
-		run.where.Fill(e)
-		return filter.Match(e)
-	}
-	watch.Once = c.atEnd() && c.Duration == 0
-	watch.Offset = time.Now().UnixNano() - int64(source.Now())
-	watch.Existing, watch.Facts = source.Existing, leakFacts(source.Probe, "/proc", c.Stacks)
+	watch := run.liveConfig()
+	quit := func() {}
 	if format, _ := c.format(); format.name == "columns" && !c.atEnd() {
 		screen, err := openLeakScreen(e, source.Stop)
 		if err != nil {
 			return err
 		}
 		if screen != nil {
-			defer screen.close() // also on a panic
-			watch.Show, watch.Detailed = screen.show, screenGroups
+			quit = screen.close
+			defer quit() // also on a panic
+			watch.Show, watch.Detailed = run.keeping(screen.show), screenGroups
 		}
 	}
 	run.watch = leak.NewWatch(watch)
-	if _, err := pipeline.Run(e.ctx, config, source, run.watch); err != nil {
-		return err
-	}
-	return run.conclude()
+	config := source.config(keep...)
+	config.Enrich = nil // the Watch does it, also for the sockets of a refresh
+	counts, err := pipeline.Run(e.ctx, c.runConfig(e, config), source, run.watch)
+	quit()
+	return run.conclude(account{counts: counts, losses: source.Losses()}, err)
+}
+
+// liveConfig adds what the kernel knows.
+func (r *leaksRun) liveConfig() leak.Config {
+	k, c := r.kernel, r.cmd
+	watch := r.watchConfig()
+	watch.Enrich = r.where.Fill
+	watch.Once = c.atEnd() && c.Duration == 0
+	watch.Offset = time.Now().UnixNano() - int64(k.Now())
+	watch.Existing, watch.Facts = k.Existing, leakFacts(k.Probe, "/proc", c.Stacks)
+	return watch
 }
 
 // replay looks at a recording as if it were the kernel, refresh by refresh of the time
@@ -124,23 +131,30 @@ func (c *leaksCmd) replay(e *env, filter tcp.Filter) error {
 	source.Track(watch.Rule.States...)
 	watch.Existing = source.Existing
 	run.watch = leak.NewWatch(watch)
-	if _, err := pipeline.Run(e.ctx, c.runConfig(e, source.config()), source, run.watch); err != nil {
-		return err
-	}
-	if n := source.Forgotten(); n > 0 {
-		e.say(leak.Counted(int(n), "socket") + " of the recording left out: no more fit in memory")
-	}
-	return run.conclude()
+	counts, err := pipeline.Run(e.ctx, c.runConfig(e, source.config()), source, run.watch)
+	return run.conclude(account{counts: counts, forgotten: source.Forgotten()}, err)
 }
 
-// conclude ends a run in which something was asked for at the end.
-func (r *leaksRun) conclude() error {
+// conclude ends a run: it says what is missing, and does what was asked for at the end.
+func (r *leaksRun) conclude(a account, err error) error {
+	if quiet(err) {
+		return err
+	}
+	missing := a.ofLeaks()
+	if r.kernel == nil {
+		missing = a.ofRecording()
+	}
+	if missing != "" {
+		r.env.say(missing)
+	}
 	switch {
+	case err != nil:
+		return err
 	case r.cmd.Kill:
 		return r.kill(r.kernel.Now())
 	case r.cmd.Check:
 		return r.check()
-	case r.cmd.Once:
+	case r.last != nil:
 		r.warn()
 	}
 	return nil

@@ -18,6 +18,7 @@ const screenGroups = 64
 type leakScreen struct {
 	screen *terminal.Screen
 	done   chan struct{}
+	once   sync.Once // close
 
 	mu     sync.Mutex
 	text   string // of the last report
@@ -79,8 +80,10 @@ func (s *leakScreen) draw() error {
 	return s.screen.Draw(wrapped(s.text, width))
 }
 
-// close gives the terminal back, unless a write to it hangs.
-func (s *leakScreen) close() {
+// close gives the terminal back, unless a write to it hangs. It can be called again.
+func (s *leakScreen) close() { s.once.Do(s.restore) }
+
+func (s *leakScreen) restore() {
 	close(s.done)
 	if !s.mu.TryLock() {
 		time.Sleep(sayLimit) // it is being drawn

@@ -35,12 +35,16 @@ func startStopped(t *testing.T, sameErr bool, name string, args ...string) *stop
 	}
 	in, out := os.NewFile(uintptr(fds[0]), "reader"), os.NewFile(uintptr(fds[1]), "writer")
 	t.Cleanup(func() { in.Close(); out.Close() })
+	if _, err := unix.FcntlInt(out.Fd(), unix.F_SETPIPE_SZ, 4096); err != nil { // soon full
+		t.Fatal(err)
+	}
 	s := &stopped{t: t, cmd: exec.Command(name, args...), out: out}
 	s.cmd.Stdout, s.cmd.Stderr = out, &s.stderr
 	if sameErr {
 		s.cmd.Stderr = out
 	}
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // with what else the script starts
+	s.cmd.WaitDelay = 5 * time.Second                       // for that to let go of stderr
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -185,5 +189,41 @@ func TestIgnoredHangupEndsNothing(t *testing.T) {
 	}
 	if want := bytes.Repeat(recording, 2); !bytes.Equal(got.Bytes(), want) {
 		t.Errorf("%d bytes are shown, want %d", got.Len(), len(want))
+	}
+}
+
+func TestOneSignalEndsABlockedWatch(t *testing.T) {
+	need.Kernel(t)
+	const script = `ip link set lo up
+coproc leak 2>/dev/null
+exec tcptrace leaks -j --netns /proc/self/ns/net --interval 10ms --older-than 1ms`
+	for _, signal := range fourSignals {
+		startStopped(t, false, "unshare", "--net", "bash", "-c", script).endsBy(signal)
+	}
+}
+
+func TestOneSignalEndsABlockedTable(t *testing.T) {
+	need.Kernel(t)
+	const script = `ip link set lo up
+busy >/dev/null 2>&1 &
+sleep 1
+exec tcptrace sockets -j --netns /proc/self/ns/net`
+	for _, signal := range fourSignals {
+		startStopped(t, false, "unshare", "--net", "bash", "-c", script).endsBy(signal)
+	}
+}
+
+// A recording that ticks for long fills the pipe with reports.
+func TestOneSignalEndsABlockedReplayOfLeaks(t *testing.T) {
+	recording, err := os.ReadFile(filepath.Join("testdata", "trace.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "trace.json")
+	if err := os.WriteFile(file, recording, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, signal := range fourSignals {
+		startStopped(t, false, "tcptrace", "leaks", "-j", "-r", file, "--interval", "1ms").endsBy(signal)
 	}
 }

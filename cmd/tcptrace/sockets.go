@@ -1,6 +1,7 @@
 package main
 
 import (
+	"github.com/tcptrace/tcptrace/internal/enrich"
 	"github.com/tcptrace/tcptrace/internal/output"
 	"github.com/tcptrace/tcptrace/internal/pipeline"
 	"github.com/tcptrace/tcptrace/internal/probe"
@@ -17,13 +18,17 @@ type socketsCmd struct {
 // table is the consumer that prints the sockets that match as they are.
 type table struct {
 	stream
-	filter tcp.Filter
+	filter   tcp.Filter
+	any      bool // one matches
+	unjudged tcp.Unjudged
 }
 
 func (t *table) Event(e *tcp.Event) error {
 	if !t.filter.Match(e) {
+		t.unjudged.Add(t.filter.Missing(e))
 		return nil
 	}
+	t.any = true
 	return t.stream.Event(e)
 }
 
@@ -39,12 +44,36 @@ func (c *socketsCmd) Run(e *env) error {
 	}
 	config := c.probeConfig()
 	config.KernelAddr, config.BTF, config.Without = c.Extended, c.BTF, c.Without
-	rows := &table{stream{writer: format.writer(e.stdout, c.options(output.Options{Sockets: true})), existing: true}, filter}
+	rows := &table{stream: stream{writer: format.writer(e.stdout, c.options(output.Options{Sockets: true})), existing: true}, filter: filter}
+	where := e.place()
+	var mistake error // in the filter
 	_, err = pipeline.Run(e.ctx, pipeline.Config{
-		Existing: func(emit func(*tcp.Event) error) error { return e.saySkipped(probe.Sockets(config, emit)) },
-		Drop:     func() error { return probe.DropPrivileges() },
-		Enrich:   e.place().Fill,
-		Output:   e.stdout,
+		Existing: func(emit func(*tcp.Event) error) error {
+			err := e.saySkipped(probe.Sockets(config, emit))
+			if err == nil && !rows.any {
+				mistake = c.census(where).nothing(filter)
+			}
+			return err
+		},
+		Drop:   func() error { return probe.DropPrivileges() },
+		Enrich: where.Fill,
+		Output: e.stdout,
 	}, pipeline.Ended{}, rows)
-	return err
+	if err != nil {
+		return err
+	}
+	if mistake != nil {
+		e.say(mistake.Error())
+		return nil
+	}
+	for _, sentence := range output.Unjudged(rows.unjudged) {
+		e.say(sentence)
+	}
+	return nil
+}
+
+// census looks at all sockets again, whatever their ports.
+func (c *socketsCmd) census(where *enrich.Enricher) census {
+	config := probe.Config{BTF: c.BTF, Without: c.Without}
+	return census{where: where, sockets: func(emit func(*tcp.Event) error) error { return probe.Sockets(config, emit) }}
 }

@@ -79,7 +79,7 @@ func (c *traceCmd) live(e *env, s *stream, selector *tcp.Selector) error {
 	if quiet(err) {
 		return err
 	}
-	e.say(account{counts, source.Losses(), selector.Dropped()}.ofTrace())
+	e.say(account{counts: counts, losses: source.Losses(), dropped: selector.Dropped(), unjudged: selector.Unjudged()}.ofTrace())
 	return err
 }
 
@@ -93,7 +93,7 @@ func (c *traceCmd) replay(e *env, s *stream, selector *tcp.Selector) error {
 	if quiet(err) {
 		return err
 	}
-	if missing := (account{counts: counts, dropped: selector.Dropped()}).ofRecording(); missing != "" {
+	if missing := (account{counts: counts, dropped: selector.Dropped(), unjudged: selector.Unjudged()}).ofRecording(); missing != "" {
 		e.say(missing)
 	}
 	return err

@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -186,21 +187,26 @@ func (m mount) open(id uint64) (string, error) {
 }
 
 // walk calls found for each cgroup of the tree, at most limit times: the id of a
-// cgroup is the inode number of its directory. What cannot be read is left out.
-func (m mount) walk(limit int, found func(id uint64, path string)) {
-	_ = filepath.WalkDir(m.at, func(name string, entry fs.DirEntry, err error) error {
+// cgroup is the inode number of its directory. What cannot be read is left out. It
+// reports whether those were all.
+func (m mount) walk(limit int, found func(id uint64, path string)) (all bool) {
+	at := m.at
+	if m.tree != nil {
+		at = fmt.Sprintf("/proc/self/fd/%d", m.tree.Fd())
+	}
+	_ = fs.WalkDir(os.DirFS(at), ".", func(name string, entry fs.DirEntry, err error) error {
 		if err != nil || !entry.IsDir() {
 			return nil // removed meanwhile, or one of the files that each cgroup has
 		}
-		var st unix.Stat_t
-		if unix.Lstat(name, &st) == nil {
-			found(st.Ino, m.path(strings.TrimPrefix(name, m.at)))
-		}
-		if limit--; limit <= 0 {
+		if limit--; limit < 0 {
 			return fs.SkipAll
+		}
+		if info, err := entry.Info(); err == nil {
+			found(info.Sys().(*syscall.Stat_t).Ino, m.path(strings.TrimSuffix("/"+name, "/.")))
 		}
 		return nil
 	})
+	return limit >= 0
 }
 
 func (m mount) path(below string) string {

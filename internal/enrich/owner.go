@@ -1,9 +1,7 @@
 package enrich
 
 import (
-	"bufio"
 	"io"
-	"strings"
 
 	"github.com/tcptrace/tcptrace/internal/procfs"
 	"github.com/tcptrace/tcptrace/internal/tcp"
@@ -72,17 +70,12 @@ func (e *Enricher) owner(ev *tcp.Event) owner {
 	return o
 }
 
-// parseContainer reads /proc/PID/cgroup, see cgroups(7), and returns the first
-// container id in it: every hierarchy that knows of the container has the same.
-func parseContainer(r io.Reader) (string, error) {
-	lines := bufio.NewScanner(r)
-	for lines.Scan() {
-		// 4:memory:/docker/ID; the path may hold colons of its own
-		if part := strings.SplitN(lines.Text(), ":", 3); len(part) == 3 {
-			if id := tcp.ContainerID(part[2]); id != "" {
-				return id, nil
-			}
-		}
-	}
-	return "", lines.Err()
+// parseContainer reads /proc/PID/cgroup and returns the first container id in it:
+// every hierarchy that knows of the container has the same.
+func parseContainer(r io.Reader) (id string, err error) {
+	err = eachCgroup(r, func(path string) bool {
+		id = tcp.ContainerID(path)
+		return id == ""
+	})
+	return id, err
 }

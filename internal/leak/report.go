@@ -19,13 +19,14 @@ type Report struct {
 	OlderThan uint64 // ns
 	Watched   uint64 // ns since the watch began
 
-	Sockets    int    // that count, those without a group included
-	Leaks      int    // groups that leak
-	UnknownAge int    // sockets in one of the states that nobody knows to be old enough
-	Unplaced   int    // sockets that found no room in a group
-	Unresolved int    // groups whose files and stacks were not looked up, for want of time
-	Lost       uint64 // events, so far
-	AnyMatch   bool   // an event or a socket that was looked at passed Config.Admit, so far
+	Sockets    int          // that count, those without a group included
+	Leaks      int          // groups that leak
+	UnknownAge int          // sockets in one of the states that nobody knows to be old enough
+	Unplaced   int          // sockets that found no room in a group
+	Unresolved int          // groups whose files and stacks were not looked up, for want of time
+	Lost       uint64       // events, so far
+	AnyMatch   bool         // an event or a socket that was looked at passed Config.Filter, so far
+	Unjudged   tcp.Unjudged // sockets that may belong to what the filter asks for
 
 	Groups       []*Group       // worst first; nil for TIME_WAIT
 	Destinations []*Destination // of TIME_WAIT, those that eat most ports first

@@ -108,6 +108,11 @@ func (t *Table) wants(row *tcp.Event) bool {
 		(row.New != tcp.Close || row.Holder == tcp.Held && !t.rule.Recorded)
 }
 
+// young reports whether the row is known not to be old enough.
+func (t *Table) young(row *tcp.Event) bool {
+	return row.DurationKind == tcp.Exact && row.Duration < t.rule.OlderThan
+}
+
 // Add counts a row of the refresh, if it is one to count. It keeps nothing of it
 // but its strings. The group that it went to stays the same as long as it is not
 // empty; nil: the row was not counted.
@@ -117,7 +122,7 @@ func (t *Table) Add(row *tcp.Event) *Group {
 		return nil
 	}
 	if !row.DurationKind.Known() || row.Duration < t.rule.OlderThan {
-		if row.DurationKind != tcp.Exact {
+		if !t.young(row) {
 			t.unknownAge++ // old enough, for all that is known
 		}
 		return nil

@@ -12,9 +12,8 @@ type Config struct {
 	Rule Rule // TIME_WAIT alone: destinations are reported, and only States counts
 	// Existing lists the sockets that are in some states now, as pipeline.Source has it.
 	Existing func(states []tcp.State, emit func(*tcp.Event) error) error
-	// Admit fills in what is known of the place of a socket, and reports whether the
-	// socket is asked for.
-	Admit    func(*tcp.Event) bool
+	Enrich   func(*tcp.Event) // fills in what is known of the place of a socket; nil: all is known
+	Filter   tcp.Filter       // picks the sockets that are asked for
 	Facts    Facts
 	Detailed int                 // so many groups, the worst, have their Facts looked up
 	Show     func(*Report) error // takes each report, or with AtEnd only the last
@@ -36,6 +35,7 @@ type Watch struct {
 	lost     uint64
 	anyMatch bool
 	// Of the last refresh.
+	unjudged     tcp.Unjudged
 	groups       []*Group
 	destinations []*Destination
 }
@@ -75,7 +75,10 @@ func (w *Watch) Event(e *tcp.Event) error {
 }
 
 func (w *Watch) admit(e *tcp.Event) bool {
-	admitted := w.cfg.Admit == nil || w.cfg.Admit(e)
+	if w.cfg.Enrich != nil {
+		w.cfg.Enrich(e)
+	}
+	admitted := w.cfg.Filter.Match(e)
 	w.anyMatch = w.anyMatch || admitted
 	return admitted
 }
@@ -127,7 +130,7 @@ func (w *Watch) Report(now uint64, visit func(*Group, *tcp.Event)) (*Report, err
 	r := &Report{
 		Time: int64(now) + w.offset, BootNS: now, States: w.cfg.Rule.States, OlderThan: w.cfg.Rule.OlderThan,
 		TimeWait: w.timeWait != nil,
-		Watched:  now - min(w.first, now), Lost: w.lost, AnyMatch: w.anyMatch,
+		Watched:  now - min(w.first, now), Lost: w.lost, AnyMatch: w.anyMatch, Unjudged: w.unjudged,
 		Groups: w.groups, Destinations: w.destinations,
 	}
 	if w.timeWait != nil {
@@ -143,6 +146,7 @@ func (w *Watch) Report(now uint64, visit func(*Group, *tcp.Event)) (*Report, err
 // refresh lists the sockets anew and judges them.
 func (w *Watch) refresh(now uint64, visit func(*Group, *tcp.Event)) error {
 	w.begin(now)
+	w.unjudged = tcp.Unjudged{}
 	if w.timeWait != nil {
 		return w.refreshTimeWait(now)
 	}
@@ -158,6 +162,9 @@ func (w *Watch) refresh(now uint64, visit func(*Group, *tcp.Event)) error {
 	}
 	err := w.cfg.Existing(w.cfg.Rule.States, func(row *tcp.Event) error {
 		if !w.admit(row) {
+			if w.table.wants(row) && !w.table.young(row) {
+				w.unjudged.Add(w.cfg.Filter.Missing(row))
+			}
 			return nil
 		}
 		if g := w.table.Add(row); g != nil {
@@ -180,8 +187,12 @@ var holdingPorts = []tcp.State{
 func (w *Watch) refreshTimeWait(now uint64) error {
 	w.timeWait.Begin(now)
 	err := w.cfg.Existing(w.cfg.Rule.States, func(row *tcp.Event) error {
-		if w.admit(row) && row.New == tcp.TimeWait {
+		switch {
+		case row.New != tcp.TimeWait:
+		case w.admit(row):
 			w.timeWait.Add(row)
+		default:
+			w.unjudged.Add(w.cfg.Filter.Missing(row))
 		}
 		return nil
 	})

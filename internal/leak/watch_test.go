@@ -107,8 +107,8 @@ func TestReportAtEnd(t *testing.T) {
 	var shown []*Report
 	w := NewWatch(Config{
 		Rule: closeWait, Existing: h.existing, AtEnd: true, Offset: 5,
-		Admit: func(e *tcp.Event) bool { return e.PID != 8 },
-		Show:  func(r *Report) error { shown = append(shown, r); return nil },
+		Filter: tcp.Filter{PIDs: []uint32{7}},
+		Show:   func(r *Report) error { shown = append(shown, r); return nil },
 	})
 	for now := uint64(1000 * second); now < 1012*second; now += 2 * second {
 		if err := w.Tick(now); err != nil {
@@ -127,6 +127,33 @@ func TestReportAtEnd(t *testing.T) {
 	none := 1
 	if findings := shown[0].Findings(Limits{Count: &none}); len(findings) != 0 {
 		t.Errorf("1 socket is not more than 1: %+v", findings)
+	}
+}
+
+// A socket that counts and that the filter cannot judge is counted; one that is too young is not.
+func TestWatchUnjudged(t *testing.T) {
+	var h host
+	h.leaks(7, 4, 0)
+	for i := range 3 {
+		h.rows[i].OwnerSource, h.rows[i].PID = "", 0
+	}
+	h.rows[0].Duration = second
+	timeWait := h.rows[1]
+	timeWait.New, timeWait.Duration = tcp.TimeWait, second
+	h.rows = append(h.rows, timeWait)
+	for state, want := range map[tcp.State]tcp.Unjudged{
+		tcp.CloseWait: {tcp.Owner: 2},
+		tcp.TimeWait:  {tcp.Forgotten: 1},
+	} {
+		rule := closeWait
+		rule.States = []tcp.State{state}
+		w := NewWatch(Config{Rule: rule, Existing: h.existing, Filter: tcp.Filter{PIDs: []uint32{7}}})
+		for range 2 { // each report speaks of itself
+			r, err := w.Report(1000*second, nil)
+			if err != nil || r.Unjudged != want {
+				t.Errorf("%v: %+v, %v; want %v", state, r, err, want)
+			}
+		}
 	}
 }
 

@@ -269,8 +269,19 @@ func (c *ReportColumns) text(r *leak.Report) []byte {
 		}
 		b = appendNotes(c.destinations.appendLine(b, &destinationRow{d, r}), append([]string{d.Diagnosis}, closerLines(d)...))
 	}
+	return c.appendMissing(b, r)
+}
+
+// appendMissing says what the groups do not show.
+func (c *ReportColumns) appendMissing(b []byte, r *leak.Report) []byte {
 	if r.Unplaced > 0 {
 		b = fmt.Appendf(b, "and %s without a group, for lack of room\n", leak.Counted(r.Unplaced, "socket"))
+	}
+	if n := r.Unresolved - max(0, len(r.Groups)-c.o.Top); n > 0 {
+		b = fmt.Appendf(b, "%s without open files and stacks, for lack of time\n", leak.Counted(n, "group"))
+	}
+	for _, sentence := range Unjudged(r.Unjudged) {
+		b = fmt.Appendf(b, "and %s\n", sentence)
 	}
 	return b
 }

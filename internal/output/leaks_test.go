@@ -55,6 +55,26 @@ PID     COMM            STATE      REMOTE                LPORT SOCKETS   OLDEST 
 	}
 }
 
+// What a report does not show is said below it.
+func TestReportMissing(t *testing.T) {
+	var b strings.Builder
+	r := leakReport()
+	r.Unplaced, r.Unresolved, r.Unjudged = 4, 1, tcp.Unjudged{tcp.Owner: 2, tcp.Forgotten: 1}
+	if err := NewReportColumns(&b, ReportOptions{Top: 9}).Write(r); err != nil {
+		t.Fatal(err)
+	}
+	_, missing, _ := strings.Cut(b.String(), "Too early.\n")
+	compare(t, missing, `and 4 sockets without a group, for lack of room
+1 group without open files and stacks, for lack of time
+and 2 sockets left out by --pid or --comm: no process is known to own them
+and 1 socket in TIME_WAIT left out by the filter: from before the trace, so without an owner or a cgroup
+`)
+	b.Reset()
+	if err := NewReportColumns(&b, ReportOptions{Top: 1}).Write(r); err != nil || strings.Contains(b.String(), "lack of time") {
+		t.Errorf("a group that is not shown is complained about, or %v:\n%s", err, b.String())
+	}
+}
+
 // Columns and CSV call what they show as JSON does, but for what is for the eye alone.
 func TestReportFieldNames(t *testing.T) {
 	r := leakReport()

@@ -105,6 +105,9 @@ func walkTables(objs *bpfObjects, d *decoder, cfg Config, namespaces map[uint64]
 		return nil, fmt.Errorf("attach the socket iterator: %w", err)
 	}
 	defer table.Close()
+	if _, found := namespaces[uint64(cfg.NetNS)]; cfg.NetNS != 0 && !found {
+		skipped = skipped.skip(fmt.Errorf("network namespace %d is not found", cfg.NetNS))
+	}
 	for inode, ns := range namespaces {
 		if cfg.NetNS != 0 && uint64(cfg.NetNS) != inode {
 			continue

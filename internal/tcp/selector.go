@@ -28,11 +28,14 @@ type Selector struct {
 	held    int          // events in all holds
 	spare   *held        // used again, so that holding does not allocate either
 	dropped uint64
+	// The sockets that are over and could not be judged.
+	unjudged Unjudged
 }
 
 // choice is what a Selector knows of a Life.
 type choice struct {
 	matches     bool
+	missing     Fact  // for want of which it is undecided
 	count       int   // events in the hold
 	first, last *held // the hold; nil: not in the ring of the waiting
 
@@ -84,11 +87,31 @@ func (s *Selector) Select(ev *Event, emit func(*Event) error) error {
 			s.hold(life, ev)
 			return nil
 		}
+		s.unjudged.Add(s.missing(life, ev))
 	}
 	if life != nil {
 		s.discard(life)
 	}
 	return nil
+}
+
+// missing is the fact for want of which a socket is undecided after this event. The
+// owner may be known by now; how long a state lasted that is over is never learned.
+func (s *Selector) missing(life *Life[choice], ev *Event) Fact {
+	if life != nil && life.Value.missing == Age {
+		return Age
+	}
+	return s.filter.Missing(ev)
+}
+
+// Unjudged returns how many sockets were not shown so far, or are not shown yet, because a
+// fact that the filter asks for is not known.
+func (s *Selector) Unjudged() Unjudged {
+	all := s.unjudged
+	for life := s.waiting.Value.next; life != &s.waiting; life = life.Value.next {
+		all.Add(life.Value.missing)
+	}
+	return all
 }
 
 // Tick shows the sockets that match by the passing of time: those that have been in their
@@ -167,7 +190,9 @@ func (s *Selector) hold(life *Life[choice], ev *Event) {
 			life = nil
 		}
 	}
+	missing := s.missing(life, ev)
 	life = s.lives.apply(life, ev).Life
+	life.Value.missing = missing
 	h := s.spare
 	if h == nil {
 		h = new(held)

@@ -41,6 +41,14 @@ func (s State) String() string {
 	return fmt.Sprintf("state(%d)", uint8(s))
 }
 
+// States returns all of them, NewSynRecv included.
+func States() (all []State) {
+	for s := Established; s <= NewSynRecv; s++ {
+		all = append(all, s)
+	}
+	return all
+}
+
 // ParseState understands the kernel's names and the usual other spellings, in
 // either case and with '-' or '_': close-wait, FIN_WAIT_1, CLOSED, syn-received,
 // estab.

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/tcptrace/tcptrace/internal/enrich"
+	"github.com/tcptrace/tcptrace/internal/procfs"
+	"github.com/tcptrace/tcptrace/internal/tcp"
+)
+
+// census says whether what a filter names exists. A port may have no connection now, but
+// a container that nobody has heard of is a mistake.
+type census struct {
+	where     *enrich.Enricher
+	sockets   func(emit func(*tcp.Event) error) error // all that exist
+	namespace func(inode uint32) bool                 // nil: nobody knows
+}
+
+// nothing returns an error with the flags that name a thing which does not exist; nil if
+// all of them may.
+func (c census) nothing(f tcp.Filter) error {
+	var flags []string
+	for _, name := range []struct {
+		flag  string
+		asked int
+		there func() bool
+	}{
+		{"--pid", len(f.PIDs), func() bool { return slices.ContainsFunc(f.PIDs, processExists) }},
+		{"--comm", len(f.Comm), func() bool { return processNamed(f.Comm) || c.hasSockets(tcp.Filter{Comm: f.Comm}) }},
+		{"--cgroup", len(f.Cgroups), func() bool { return c.hasPlace(c.where.HasCgroup, tcp.Filter{Cgroups: f.Cgroups}) }},
+		{"--container", len(f.Containers), func() bool { return c.hasPlace(c.where.HasContainer, tcp.Filter{Containers: f.Containers}) }},
+		{"--netns", len(f.NetNS), func() bool { return c.namespace == nil || slices.ContainsFunc(f.NetNS, c.namespace) }},
+	} {
+		if name.asked > 0 && !name.there() {
+			flags = append(flags, name.flag)
+		}
+	}
+	if flags == nil {
+		return nil
+	}
+	return fmt.Errorf("nothing that exists matches %s", strings.Join(flags, ", "))
+}
+
+// hasPlace reports whether a cgroup or container is there that the filter selects, or
+// where it has gone, a socket of it.
+func (c census) hasPlace(has func(func(path string) bool) bool, f tcp.Filter) bool {
+	return c.hasSockets(f) || has(func(path string) bool {
+		return f.Match(&tcp.Event{Cgroup: path, ContainerID: tcp.ContainerID(path)})
+	})
+}
+
+// errFound ends a walk that has found what it looked for.
+var errFound = errors.New("found")
+
+// hasSockets reports whether a socket in any state matches.
+func (c census) hasSockets(f tcp.Filter) bool {
+	err := c.sockets(func(row *tcp.Event) error {
+		c.where.Fill(row)
+		if f.Match(row) {
+			return errFound
+		}
+		return nil
+	})
+	return err != nil // where the look failed, nothing is claimed
+}
+
+func processExists(pid uint32) bool {
+	dir, err := procfs.Open("/proc").Dir(pid)
+	if err != nil { // another PID namespace: the process may exist outside
+		return true
+	}
+	_, err = os.Stat(dir)
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
+// processNamed reports whether a process has one of the names. In another PID namespace
+// it may be one outside.
+func processNamed(names []string) bool {
+	if !procfs.Open("/proc").HasEventPIDs() {
+		return true
+	}
+	files, _ := filepath.Glob("/proc/[0-9]*/comm") // the pattern is well-formed
+	filter := tcp.Filter{Comm: names}
+	for _, file := range files {
+		comm, err := os.ReadFile(file)
+		e := tcp.Event{Comm: strings.TrimSuffix(string(comm), "\n"), OwnerSource: tcp.FromSnapshot}
+		if err == nil && filter.Match(&e) {
+			return true
+		}
+	}
+	return false
+}

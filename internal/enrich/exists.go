@@ -1,0 +1,54 @@
+package enrich
+
+import (
+	"bufio"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// HasCgroup reports whether a cgroup exists whose path fits, be there sockets in it or
+// not. Where not all cgroups can be seen from here it reports true: nothing can be
+// excluded. It walks the tree.
+func (e *Enricher) HasCgroup(fits func(path string) bool) bool {
+	m, found := e.cgroup2, false
+	all := m.real && !e.hidden && m.root == "" &&
+		m.walk(maxCgroups, func(_ uint64, path string) { found = found || fits(path) })
+	return found || !all
+}
+
+// HasContainer is HasCgroup for the cgroups of all hierarchies that a process is in: a
+// container may be in one of v1 alone, and one without a process does not run. It reads a
+// file of every process.
+func (e *Enricher) HasContainer(fits func(path string) bool) bool {
+	if !e.proc.HasEventPIDs() {
+		return true // there may be processes that are not to be seen here
+	}
+	files, _ := filepath.Glob(filepath.Join(e.proc.Root(), "[0-9]*/cgroup")) // the pattern is well-formed
+	for _, file := range files {
+		f, err := os.Open(file)
+		if err != nil { // it has exited
+			continue
+		}
+		found := false
+		_ = eachCgroup(f, func(path string) bool { found = fits(path); return !found })
+		f.Close()
+		if found {
+			return true
+		}
+	}
+	return false
+}
+
+// eachCgroup reads /proc/PID/cgroup, see cgroups(7), as long as more of it is wanted.
+func eachCgroup(r io.Reader, visit func(path string) (more bool)) error {
+	lines := bufio.NewScanner(r)
+	for lines.Scan() {
+		// 4:memory:/docker/ID; the path may hold colons of its own
+		if part := strings.SplitN(lines.Text(), ":", 3); len(part) == 3 && !visit(part[2]) {
+			return nil
+		}
+	}
+	return lines.Err()
+}
