@@ -150,7 +150,8 @@ func TestGrowthThatHasEnded(t *testing.T) {
 		"one more in an hour":              {stuckIn(tcp.Established), tcp.Established, append(every(second, 1001*second, 8), 2000*second), 3600 * second, Slow},
 		"a slow leak":                      {stuckIn(tcp.Established), tcp.Established, every(30*second, 1001*second, 30), 600 * second, Leak},
 		"young in CLOSE_WAIT, and no more": {old, tcp.CloseWait, every(second, 1001*second, 20), 110 * second, Slow},
-		"young in CLOSE_WAIT, and more":    {old, tcp.CloseWait, every(second, 1001*second, 90), 110 * second, Leak},
+		"young in CLOSE_WAIT, and more":    {old, tcp.CloseWait, every(second, 1001*second, 110), 110 * second, Leak},
+		"its end is younger than the rest": {old, tcp.CloseWait, every(second, 1001*second, 90), 110 * second, Slow},
 	} {
 		groups := growing(c.rule, 1000*second, 1000*second+c.watch, c.state, c.came)
 		resolve(groups, &Facts{Files: func(uint32) (Files, error) { return Files{100, 1024}, nil }}, 1)
@@ -165,7 +166,7 @@ func TestHolder(t *testing.T) {
 	for holder, want := range map[tcp.Holder]string{
 		tcp.Held: "The application shut down its side 1m00s ago and keeps the socket open; the peer has not closed.",
 		tcp.Gone: "Closed here 1m00s ago; the peer has not closed.",
-		"":       "Closed here 1m00s ago; the peer has not closed.",
+		"":       "Closed or shut down here 1m00s ago; the peer has not closed.",
 	} {
 		e := row(tcp.FinWait2, 1000*second, 60*second)
 		e.Holder = holder
@@ -222,6 +223,7 @@ func TestHalfOpen(t *testing.T) {
 	}{
 		"the peer is silent":                   {[]tcp.Event{listener("10.0.0.7:80", 0), silent}, PeerSilent},
 		"the queue is full":                    {[]tcp.Event{listener("10.0.0.7:80", 3), acked}, AcceptQueueFull},
+		"it is full and the ACK has not come":  {[]tcp.Event{listener("10.0.0.7:80", 3), silent}, AcceptQueueFull},
 		"the queue of any address is full":     {[]tcp.Event{listener("0.0.0.0:80", 3), acked}, AcceptQueueFull},
 		"that of a dual-stack listener":        {[]tcp.Event{listener("[::]:80", 3), silent}, AcceptQueueFull},
 		"it waits for data":                    {[]tcp.Event{listener("10.0.0.7:80", 2), acked}, HandshakeComplete},
@@ -270,6 +272,75 @@ func TestUnknownAge(t *testing.T) {
 		}
 		if groups := table.End(); len(groups) != 1 || table.UnknownAge() != 2 {
 			t.Errorf("%s: %d groups, %d of unknown age, want 1 and 2", state, len(groups), table.UnknownAge())
+		}
+	}
+}
+
+// A FIN that was sent does not mean that the socket was closed: shutdown() sends it too.
+func TestShutDownIsNotClosed(t *testing.T) {
+	for _, state := range []tcp.State{tcp.FinWait1, tcp.LastAck, tcp.Closing} {
+		held, gone := row(state, 1000*second, 60*second), row(state, 1000*second, 60*second)
+		gone.Holder = tcp.Gone
+		if g := look(t, stuckIn(state), held); !strings.HasPrefix(g.Diagnosis, "The application shut down its side") {
+			t.Errorf("%s, held: %s", state, g.Diagnosis)
+		}
+		if g := look(t, stuckIn(state), gone); !strings.HasPrefix(g.Diagnosis, "Closed here") {
+			t.Errorf("%s, closed: %s", state, g.Diagnosis)
+		}
+		if g := look(t, stuckIn(state), held, gone); !strings.HasPrefix(g.Diagnosis, "Closed or shut down here") {
+			t.Errorf("%s, one of each: %s", state, g.Diagnosis)
+		}
+	}
+}
+
+// Nobody has read an end of file that has not come.
+func TestEndOfFileHasToCome(t *testing.T) {
+	for state, fin := range map[tcp.State]int{
+		tcp.Established: 0, tcp.FinWait1: 0, tcp.FinWait2: 0, tcp.SynSent: 0, tcp.SynRecv: 0, tcp.Close: 0,
+		tcp.CloseWait: 1, tcp.LastAck: 1, tcp.Closing: 1,
+	} {
+		read, unread := row(state, 1000*second, 60*second), row(state, 1000*second, 60*second)
+		read.HasQueues, unread.HasQueues, unread.RxQueue = true, true, 1
+		g := look(t, stuckIn(state), read, unread)
+		if g.Read != fin || g.FinUnread != fin {
+			t.Errorf("%s: %d have read the end of file, %d have not, want %d of each", state, g.Read, g.FinUnread, fin)
+		}
+		if data := g.Data == 1; data != (state == tcp.Established || state == tcp.FinWait1 || state == tcp.FinWait2) {
+			t.Errorf("%s: data waits: %v", state, data)
+		}
+	}
+}
+
+// A limit of open files is reached by what takes descriptors. A pid of the past is
+// not asked for anything.
+func TestLimitIsOfDescriptors(t *testing.T) {
+	for name, c := range map[string]struct {
+		change             func(*tcp.Event)
+		asked, limitIsNear bool
+	}{
+		"held":                {func(*tcp.Event) {}, true, true},
+		"nobody knows":        {func(e *tcp.Event) { e.Holder = "" }, true, true},
+		"closed":              {func(e *tcp.Event) { e.Holder = tcp.Gone }, false, false},
+		"in the accept queue": {func(e *tcp.Event) { e.Holder, e.Unaccepted, e.FD = "", true, tcp.NoFD }, true, false},
+	} {
+		table := NewTable(stuckIn(tcp.CloseWait))
+		var groups []*Group
+		for now := uint64(1000 * second); now <= 1060*second; now += 2 * second {
+			table.Begin(now)
+			for since := uint64(990 * second); since <= now; since += second {
+				e := row(tcp.CloseWait, now, now-since)
+				c.change(&e)
+				table.Add(&e)
+			}
+			groups = table.End()
+		}
+		asked := false
+		resolve(groups, &Facts{Files: func(uint32) (Files, error) {
+			asked = true
+			return Files{100, 1024}, nil
+		}}, 1)
+		if g := groups[0]; g.Verdict != Leak || g.Growth <= 0 || asked != c.asked || g.LeftKnown != c.limitIsNear {
+			t.Errorf("%s: %s, %+.1f a minute, files asked for: %v, limit known: %v", name, g.Verdict, g.Growth, asked, g.LeftKnown)
 		}
 	}
 }

@@ -67,8 +67,9 @@ type Group struct {
 
 	rule    *Rule
 	ages    []uint64
-	stride  int // every stride-th age is in ages
-	unseen  int // sockets of which it is not known whether a process has accepted them
+	stride  int    // every stride-th age is in ages
+	unseen  int    // sockets of which it is not known whether a process has accepted them
+	newest  uint64 // when the last one came into the state, those that do not count yet included
 	openers []opener
 	watch   watch
 }
@@ -150,13 +151,14 @@ func (g *Group) measure(row *tcp.Event) {
 	if row.Duration > g.Oldest {
 		g.Oldest, g.AtLeast = row.Duration, row.DurationKind == tcp.AtLeast
 	}
+	g.sawArrival(row)
 	g.sample(row.Duration)
 	g.addFD(row.FD)
 	g.addOpener(row)
 	// Those that were in the group when the judgement began. The row is younger
 	// than the refresh by the time that reading took; a socket that is missed for
 	// it makes no difference.
-	if since := row.BootNS - min(row.Duration, row.BootNS); since+g.rule.OlderThan <= g.watch.base {
+	if since := began(row); since+g.rule.OlderThan <= g.watch.base {
 		g.Stayed++
 	}
 	if row.Acked {
@@ -172,14 +174,28 @@ func (g *Group) measure(row *tcp.Event) {
 	}
 }
 
+// began is when the socket came into its state, or a later time.
+func began(row *tcp.Event) uint64 { return row.BootNS - min(row.Duration, row.BootNS) }
+
+func (g *Group) sawArrival(row *tcp.Event) { g.newest = max(g.newest, began(row)) }
+
+// hasReader reports whether there is a peer's data that an application can read or
+// leave. In CLOSE the kernel does not say whether what waits is data or the end of file.
+func hasReader(s tcp.State) bool { return s != tcp.Close && s != tcp.SynSent && !half(s) }
+
 func (g *Group) measureQueues(row *tcp.Event) {
 	if row.TxQueue > 0 {
 		g.Sending++
+	}
+	if !hasReader(row.New) {
+		return
 	}
 	switch fin := finArrived(row.New); {
 	case row.RxQueue > fin:
 		g.Data++
 		g.Unread += uint64(row.RxQueue - fin)
+	case fin == 0: // there is no end of file yet
+		return
 	case row.RxQueue == 0:
 		g.Read++
 		return
@@ -267,6 +283,15 @@ func (g *Group) finish(now uint64, closeVisible bool) {
 	}
 	g.Watched, g.Reset = now-w.first, w.reset
 	g.Growth, g.GrowthKnown = w.history.growth(now, g.Watched, g.Count)
+	if g.growthEnded(now) {
+		g.Growth = 0
+	}
 	g.judge(now, closeVisible)
 	g.Diagnosis = g.diagnose()
+}
+
+// growthEnded reports whether no socket has come for three times as long as it took from
+// one to the next. The count lags behind by Rule.OlderThan.
+func (g *Group) growthEnded(now uint64) bool {
+	return g.Growth > 0 && float64(now-min(g.newest, now)) > 3*60e9/g.Growth
 }

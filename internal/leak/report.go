@@ -21,6 +21,7 @@ type Report struct {
 
 	Sockets    int          // that count, those without a group included
 	Leaks      int          // groups that leak
+	Undecided  int          // groups that may leak
 	UnknownAge int          // sockets in one of the states that nobody knows to be old enough
 	Unplaced   int          // sockets that found no room in a group
 	Unresolved int          // groups whose files and stacks were not looked up, for want of time
@@ -37,8 +38,11 @@ func (r *Report) sum() {
 	r.Sockets = r.Unplaced
 	for _, g := range r.Groups {
 		r.Sockets += g.Count
-		if g.Verdict == Leak {
+		switch g.Verdict {
+		case Leak:
 			r.Leaks++
+		case Undecided:
+			r.Undecided++
 		}
 	}
 	for _, d := range r.Destinations {
@@ -73,7 +77,7 @@ type resolver struct {
 func resolve(groups []*Group, facts *Facts, max int) (left int) {
 	r := resolver{facts, make(map[uint32]Files), make(map[uint32]float64)}
 	for _, g := range groups {
-		if g.PID != 0 && g.GrowthKnown {
+		if g.takesDescriptors() && g.GrowthKnown {
 			r.growth[g.PID] += g.Growth
 		}
 	}
@@ -85,10 +89,16 @@ func resolve(groups []*Group, facts *Facts, max int) (left int) {
 	return len(groups) - max
 }
 
+// takesDescriptors reports whether the sockets of the group take descriptors of one
+// process. Those in an accept queue, half-open or complete, take none.
+func (g *Group) takesDescriptors() bool {
+	return g.PID != 0 && g.Holder != tcp.Gone && !half(g.State) && 2*g.Unaccepted <= g.Count
+}
+
 // resolveFiles also computes the time until the process runs out of descriptors, at
-// the growth of all its groups.
+// the growth of all its groups that take any.
 func (r *resolver) resolveFiles(g *Group) {
-	if g.PID == 0 || r.facts.Files == nil {
+	if g.PID == 0 || g.Holder == tcp.Gone || r.facts.Files == nil { // the pid of one that is gone may be a stranger's
 		return
 	}
 	files, known := r.files[g.PID]
@@ -104,7 +114,7 @@ func (r *resolver) resolveFiles(g *Group) {
 	}
 	g.Files, g.FilesKnown = files, true
 	rate := r.growth[g.PID]
-	if files.Limit == math.MaxUint64 || !g.GrowthKnown || g.Verdict != Leak || g.Growth <= 0 || rate <= 0 {
+	if !g.takesDescriptors() || files.Limit == math.MaxUint64 || !g.GrowthKnown || g.Verdict != Leak || g.Growth <= 0 || rate <= 0 {
 		return
 	}
 	free := files.Limit - min(files.Open, files.Limit)

@@ -52,18 +52,27 @@ func (g *Group) evidence() string {
 	case tcp.Close:
 		return fmt.Sprintf("The connection %s %s ago; the process still holds the descriptor: a missing close().", ending(g.Reason), g.age())
 	case tcp.FinWait2:
-		if g.Holder == tcp.Held {
-			return fmt.Sprintf("The application shut down its side %s ago and keeps the socket open; the peer has not closed.", g.age())
-		}
-		return fmt.Sprintf("Closed here %s ago; the peer has not closed.", g.age())
+		return g.closedHere() + "; the peer has not closed."
 	case tcp.FinWait1, tcp.LastAck, tcp.Closing:
-		return fmt.Sprintf("Closed here %s ago; the peer does not acknowledge it: it is gone, or does not read.", g.age())
+		return g.closedHere() + "; the peer does not acknowledge it: it is gone, or does not read."
 	case tcp.SynSent:
-		return fmt.Sprintf("The peer has not answered the SYN for %s: it is down, or a firewall drops the SYN or the answer.", g.age())
+		return fmt.Sprintf("The peer has not answered the SYN for %s: it is down, its accept queue is full, or a firewall drops the SYN or the answer.", g.age())
 	case tcp.SynRecv, tcp.NewSynRecv:
 		return g.halfOpenEvidence()
 	}
 	return fmt.Sprintf("In %s for %s.", g.State, g.age())
+}
+
+// closedHere says how our side came to send its FIN. A descriptor that is still open
+// means shutdown(); without a word about all descriptors it may have been either.
+func (g *Group) closedHere() string {
+	switch g.Holder {
+	case tcp.Held:
+		return fmt.Sprintf("The application shut down its side %s ago and keeps the socket open", g.age())
+	case tcp.Gone:
+		return fmt.Sprintf("Closed here %s ago", g.age())
+	}
+	return fmt.Sprintf("Closed or shut down here %s ago", g.age())
 }
 
 func (g *Group) closeWaitEvidence() string {
@@ -89,11 +98,14 @@ func (g *Group) closeWaitEvidence() string {
 func (g *Group) halfOpenEvidence() string {
 	switch g.Cause {
 	case AcceptQueueFull:
+		if 2*g.NotAcked > g.Count {
+			return fmt.Sprintf("Half-open for %s: the peer's ACK has not come, and our accept queue is full: the handshake cannot end before the application calls accept().", g.age())
+		}
 		return fmt.Sprintf("Half-open for %s: our accept queue is full, and the handshake cannot end before the application calls accept().", g.age())
 	case HandshakeComplete:
 		return fmt.Sprintf("Half-open for %s although the peer has done its part: the connection waits here, for room in our accept queue or for its first data (TCP_DEFER_ACCEPT).", g.age())
 	case PeerSilent:
-		return fmt.Sprintf("The peer has not completed the handshake for %s: a SYN flood, or our answer does not arrive.", g.age())
+		return fmt.Sprintf("The peer has not completed the handshake for %s: a SYN flood, or our answer or the peer's ACK is lost.", g.age())
 	}
 	return fmt.Sprintf("Half-open for %s: the last ACK of the handshake has not come, or it has and the connection waits here, for room in the accept queue or for its first data (TCP_DEFER_ACCEPT).", g.age())
 }

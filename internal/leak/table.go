@@ -122,9 +122,7 @@ func (t *Table) Add(row *tcp.Event) *Group {
 		return nil
 	}
 	if !row.DurationKind.Known() || row.Duration < t.rule.OlderThan {
-		if !t.young(row) {
-			t.unknownAge++ // old enough, for all that is known
-		}
+		t.tooYoung(row)
 		return nil
 	}
 	g := t.group(row)
@@ -138,6 +136,16 @@ func (t *Table) Add(row *tcp.Event) *Group {
 		g.QueueFull++
 	}
 	return g
+}
+
+// tooYoung notes a row that does not count, or not yet.
+func (t *Table) tooYoung(row *tcp.Event) {
+	if !t.young(row) {
+		t.unknownAge++ // old enough, for all that is known
+	}
+	if g := t.groups[t.key(row, row.New)]; g != nil && row.DurationKind.Known() {
+		g.sawArrival(row)
+	}
 }
 
 func half(s tcp.State) bool { return s == tcp.SynRecv || s == tcp.NewSynRecv }
