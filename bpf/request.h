@@ -2,7 +2,7 @@
 /*
  * Request sockets: half-open connections, from the first SYN to the end of the
  * handshake. They too are seen through their timer, which repeats the SYN-ACK.
- * SYN cookies and Fast Open have none: socket.h tells their SYN_RECV.
+ * SYN cookies and Fast Open have none: socket.h reports their SYN_RECV.
  */
 #ifndef __REQUEST_H
 #define __REQUEST_H
@@ -83,8 +83,8 @@ static __always_inline bool sent_again(struct request_sock *req)
 }
 
 /*
- * request_armed: the first SYN, or the SYN-ACK was sent once more. That of a request which
- * is not known yet, as it is older than the trace or there was no room for it.
+ * request_armed: the first SYN came, or the SYN-ACK was sent once more, possibly of a request
+ * that is not known yet: it is older than the trace, or there was no room for it.
  */
 static __always_inline void request_armed(struct timer_list *timer)
 {

@@ -473,7 +473,7 @@ static __noinline int socket_row(struct seq_file *seq, struct tcp_sock *tp)
 
 /*
  * timewait_age is a lower bound, 0 for none. TIME_WAIT takes a minute from when it began, or
- * began anew; the timer may come seconds late. tcp_time_wait notes when the connection last
+ * began again; the timer may come seconds late. tcp_time_wait notes when the connection last
  * did anything, so FIN_WAIT2 has lasted since then; in TIME_WAIT that is too long ago.
  */
 static __always_inline u64 timewait_age(struct inet_timewait_sock *tw, u8 state)

@@ -10,7 +10,7 @@
 #include "owner.h"
 #include "reason.h"
 
-/* Set where no tcp_destroy_sock tells when a socket is gone. */
+/* Set where no tcp_destroy_sock says when a socket is gone. */
 const volatile bool close_is_end;
 
 /* Set where state_change_3 is attached. */
@@ -79,7 +79,7 @@ static __noinline int share_owner(struct sock_info *info, const struct tcp_sock 
  * Up to 6.12 inet_csk_clone_lock changes the state before it sets addresses and
  * cookie (they are the listener's), and whether its request was seen shows only
  * at the cancelled timer, microseconds later. So the child waits: its next state
- * change tells what there is to tell.
+ * change reports it.
  */
 static __always_inline void child_cloned(const struct sock *child, u64 sk)
 {
@@ -267,7 +267,7 @@ static __always_inline void begin_holder(struct sock_info *info, const struct so
 }
 
 /*
- * The system calls by which a process gives up a descriptor, or takes one and drops it at
+ * The system calls by which a process drops a descriptor, or takes one and drops it at
  * once. 6 is close() of a 32-bit process.
  */
 static __always_inline bool gives_up(u64 call, bool arm64)
@@ -282,12 +282,12 @@ static __always_inline bool gives_up(u64 call, bool arm64)
 }
 
 /*
- * only_looks: who looks at a file of another process (an iterator over open files, readlink()
- * of /proc/PID/fd/N) holds a reference for a moment. If that is the last one, the close() is
- * finished in its name, at the end of its system call (____fput). And who walks over the
- * socket tables (iter/tcp, ss) handles what came while it held the socket's lock
- * (release_sock). So who is not known to have the socket must give up a descriptor, or
- * work on one that leads to it. Not inlined: see keep_top.
+ * only_looks: a process that looks at a file of another one (an iterator over open files,
+ * readlink() of /proc/PID/fd/N) holds a reference for a moment. If that is the last one, the
+ * close() is finished in its name, at the end of its system call (____fput). And a process
+ * that walks over the socket tables (iter/tcp, ss) handles what came while it held the
+ * socket's lock (release_sock). So a process that is not known to have the socket must drop
+ * a descriptor, or work on one that leads to it. Not inlined: see keep_top.
  */
 static __noinline int only_looks(const struct sock_info *info, u8 source)
 {
@@ -518,7 +518,7 @@ static __always_inline int state_change(void *ctx, struct sock *sk, int old, int
 	struct tcp_sock *tp;
 	u64 key = (u64)sk;
 
-	/* MPTCP's own sockets, SCTP and DCCP come here too; self-transitions are no news. */
+	/* MPTCP's own sockets, SCTP and DCCP come here too; self-transitions change nothing. */
 	if (sk->sk_protocol != IPPROTO_TCP || old == new)
 		return 0;
 	if (copy > 1 && already_emitted(key, new, copy == 3 || !third_copy))

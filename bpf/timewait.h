@@ -37,7 +37,7 @@ static __always_inline void timewait_moved(struct sock_info *info, const struct 
 	info->kind = kind;
 }
 
-/* timewait_armed: a mini-socket is made, or its time begins anew. */
+/* timewait_armed: a mini-socket is made, or its time begins again. */
 static __always_inline void timewait_armed(struct timer_list *timer)
 {
 	struct inet_timewait_sock *tw = timewait_of(timer);
@@ -195,7 +195,7 @@ static __always_inline struct sock_info *waiting_for(struct sk_buff *skb, struct
 
 /*
  * The FIN that moves a mini-socket from FIN_WAIT2 to TIME_WAIT is freed as soon as
- * that is done (tcp_v4_rcv, discard_it), and kfree_skb tells of it. Only since
+ * that is done (tcp_v4_rcv, discard_it), and kfree_skb shows it. Only since
  * 6.11 it names the socket; the addresses in the segment do as well. Segments
  * that are not TCP at all find no mini-socket.
  */

@@ -141,10 +141,10 @@ func ask(fd int, request []byte) error {
 	}
 	const head = unix.SizeofNlMsghdr
 	if err == nil && n < head+int(unsafe.Sizeof(int32(0))) {
-		err = fmt.Errorf("%d bytes are no answer", n)
+		err = fmt.Errorf("an answer of %d bytes is too short", n)
 	}
 	if err != nil {
-		return fmt.Errorf("hear the kernel's answer: %w", err)
+		return fmt.Errorf("read the kernel's answer: %w", err)
 	}
 	// NLMSG_ERROR and NLMSG_DONE both begin with the error, negative.
 	if code := int32(binary.NativeEndian.Uint32(answer[head:])); code < 0 {

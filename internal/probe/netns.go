@@ -55,7 +55,7 @@ type namespace struct {
 	pid, fd int    // of the socket
 }
 
-// openFile is what the walk over open files tells of one: a network namespace, or a
+// openFile is what the walk over open files reports: a network namespace, or a
 // socket of one. It is struct namespace_file in bpf/snapshot.h.
 type openFile struct {
 	NetNS   uint32 // of a socket; 0: the file is a namespace

@@ -34,7 +34,7 @@ const lossInterval = 1024
 // Where an event was lost.
 const (
 	WhereRing = "ring" // the ring buffer was full
-	WhereMap  = "map"  // a socket found no room in a table: not an event but what would tell of it
+	WhereMap  = "map"  // a socket found no room in a table: not an event, but the socket that would have events
 	WhereHook = "hook" // the kernel did not run the program; told at the next event of the socket
 )
 
@@ -49,7 +49,7 @@ type Config struct {
 	KernelAddr   bool          // fill in Event.SkAddr
 	Stacks       bool          // keep the user stack at connect() and accept(); costs every system call some 80 ns
 	Tracked      bool          // TrackedSockets will be called
-	OwnerRefresh time.Duration // how often owners are looked up anew; 0: 1 s, negative: never
+	OwnerRefresh time.Duration // how often owners are looked up again; 0: 1 s, negative: never
 	Hooks        Hooks         // how accept() is seen; empty: HooksAuto
 	Without      []string      // hooks to leave out, as on a kernel that lacks them
 	BTF          string        // file with the types of this kernel; empty: the kernel's own
@@ -57,8 +57,8 @@ type Config struct {
 
 // Losses says what a trace did not see.
 type Losses struct {
-	Lost              uint64 // events, for want of room in the ring
-	Untracked         uint64 // sockets, for want of room in a table
+	Lost              uint64 // events, because the ring was full
+	Untracked         uint64 // sockets, because a table was full
 	MissedTransitions uint64 // state changes that the kernel kept from us; at least
 	SkippedRuns       uint64 // runs that the kernel skipped (recursion)
 }
