@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
  * Why a full socket left its state. The state that it leaves comes first, sk_err
- * second: that may be of long ago. connect() after a disconnect keeps the error of
+ * second: it may be an old one. connect() after a disconnect keeps the error of
  * the first connection, IP_RECVERR and sockmap set one that ends nothing.
  */
 #ifndef __REASON_H
@@ -21,7 +21,7 @@
 #define SOCK_DONE 1
 #define SOCK_LINGER 4
 
-/* What happens to a socket, in one word: a BPF function takes five at most. */
+/* What happens to a socket, in one argument: a BPF function takes five at most. */
 struct transition {
 	u8 old;
 	u8 new;

@@ -154,7 +154,7 @@ static __always_inline bool request_completed(const struct request *r)
 
 /*
  * unknown_completed: a request that found no room, or is older than the trace. Its child
- * tells LISTEN > SYN_RECV, see child_grown(), with the time that the request has kept.
+ * reports LISTEN > SYN_RECV, see child_grown(), with the time that the request has kept.
  */
 static __always_inline void unknown_completed(struct request_sock *req)
 {
@@ -274,7 +274,7 @@ static __always_inline u8 request_end(u32 caller, struct request_sock *req, cons
 
 /*
  * A segment ended the request: an RST, a SYN within the window, which we answer by an RST,
- * or the final ACK that finds the accept queue full. Which it was shows as it is freed, a
+ * or the final ACK that finds the accept queue full. Which of these it was shows when it is freed, a
  * microsecond later (tcp_v4_rcv, discard_it).
  */
 static __always_inline bool by_segment(u32 caller, struct request_sock *req)
@@ -319,7 +319,7 @@ static __always_inline void request_freed(struct sk_buff *skb)
 
 /*
  * request_cancelled: by its expiry, or by what ended it. A timer that is due may
- * still be cancelled by another, when its softirq was held up: only the stack tells.
+ * still be cancelled by another, when its softirq was held up: only the stack shows which.
  */
 static __always_inline void request_cancelled(void *ctx, struct timer_list *timer)
 {

@@ -22,8 +22,8 @@ static __always_inline struct inet_timewait_sock *timewait_of(struct timer_list 
 }
 
 /*
- * timewait_moved tells FIN_WAIT2 > TIME_WAIT inside the mini-socket. When the FIN
- * comes, on another CPU, before the full socket has handed over, hand_over tells.
+ * timewait_moved reports FIN_WAIT2 > TIME_WAIT inside the mini-socket. When the FIN
+ * comes, on another CPU, before the full socket has handed over, hand_over does.
  */
 static __always_inline void timewait_moved(struct sock_info *info, const struct conn *c, u64 when, u8 kind)
 {
@@ -94,7 +94,7 @@ static __always_inline u8 timewait_end(u32 caller, u8 state)
 /*
  * missed_move: skb_freed did not see the mini-socket move to TIME_WAIT (the kernel
  * does not nest a program in itself), and its timer was armed again within the same
- * wheel bucket, which no timer tracepoint tells. The timer was set to 60 s then, so
+ * wheel bucket, which no timer tracepoint shows. The timer was set to 60 s then, so
  * it says when that was, to a tick: the duration is a lower bound.
  */
 static __always_inline void missed_move(struct sock_info *info, const struct conn *c, u64 now,

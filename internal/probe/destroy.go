@@ -12,7 +12,7 @@ import (
 	"github.com/tcptrace/tcptrace/internal/tcp"
 )
 
-// ErrGone says that a socket to be destroyed exists no more, or that another one has
+// ErrGone says that a socket to be destroyed no longer exists, or that another one has
 // its addresses now.
 var ErrGone = errors.New("the socket is gone")
 
@@ -31,7 +31,7 @@ type Target struct {
 	Device        uint32 // that it is bound to, or its scope; 0: none
 }
 
-// TargetOf returns the target that a row is.
+// TargetOf returns the socket of a row.
 func TargetOf(row *tcp.Event) Target {
 	return Target{row.NetNS, row.Cookie, row.Local, row.Remote, row.Device}
 }

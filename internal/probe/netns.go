@@ -333,7 +333,7 @@ type notEntered struct{ error }
 
 func (e *notEntered) Unwrap() error { return e.error }
 
-// enterNamespace needs a thread of its own for the time being. It brings the
+// enterNamespace needs a thread of its own while it runs. It brings the
 // thread back: to let it end with its goroutine is not enough, as the main thread
 // does not end, and would keep the namespace alive. A thread that cannot be
 // brought back stays locked, and so is not used again.
