@@ -391,7 +391,7 @@ struct rt6_info {
 
 struct seq_file;
 
-/* The user's registers: x86-64 and arm64 call the stack pointer alike. */
+/* The user's registers: the stack pointer has the same name on x86-64 and arm64. */
 struct pt_regs {
 	unsigned long sp;
 	unsigned long orig_ax; /* number of the system call */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
  * Why a full socket left its state. The state that it leaves comes first, sk_err
- * second: that may be of long ago. connect() after a disconnect keeps the error of
+ * second: it may be an old one. connect() after a disconnect keeps the error of
  * the first connection, IP_RECVERR and sockmap set one that ends nothing.
  */
 #ifndef __REASON_H
@@ -21,7 +21,7 @@
 #define SOCK_DONE 1
 #define SOCK_LINGER 4
 
-/* What happens to a socket, in one word: a BPF function takes five at most. */
+/* What happens to a socket, in one argument: a BPF function takes five at most. */
 struct transition {
 	u8 old;
 	u8 new;
@@ -210,7 +210,7 @@ static __always_inline bool finished(const struct sock *sk, const struct tcp_soc
 	}
 }
 
-/* finished_reason: TIME_WAIT would come, but there is no mini-socket. */
+/* finished_reason: TIME_WAIT would follow, but there is no mini-socket. */
 static __always_inline u8 finished_reason(const struct sock *sk, u8 old)
 {
 	if (old == TCP_LAST_ACK)
@@ -221,10 +221,10 @@ static __always_inline u8 finished_reason(const struct sock *sk, u8 old)
 }
 
 /*
- * caller_needed: where sk_err does not tell enough. A process may disconnect, or the socket
+ * caller_needed: where sk_err is not enough. A process may disconnect, or the socket
  * has a backlog (of segments and timers) that it works off; its sk_err may be an old one. In
- * a softirq whatever closes a socket has just set it. SYN_SENT is left for an RST, ICMP and
- * a timeout with the error of an ICMP message alike, FIN_WAIT for an RST and for late data.
+ * a softirq whatever closes a socket has just set it. sk_err can be the same when an RST, ICMP
+ * or a timeout after an ICMP message ends SYN_SENT, and when an RST or late data ends FIN_WAIT.
  */
 static __always_inline bool caller_needed(const struct sock *sk, const volatile struct transition *transition)
 {
@@ -239,9 +239,9 @@ static __always_inline bool caller_needed(const struct sock *sk, const volatile 
 }
 
 /*
- * close_reason is not inlined: it has a stack of its own. The questions come one after the
- * other, each forgotten but for its answer, so that the verifier does not try all
- * combinations of what was asked.
+ * close_reason is not inlined: it has a stack of its own. It asks one question after the
+ * other and forgets all but the answer, so that the verifier does not try every combination
+ * of what was asked.
  */
 static __noinline u32 close_reason(void *ctx, const struct tcp_sock *tp,
 				   const volatile struct transition *transition, const struct conn *c)

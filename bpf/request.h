@@ -2,7 +2,7 @@
 /*
  * Request sockets: half-open connections, from the first SYN to the end of the
  * handshake. They too are seen through their timer, which repeats the SYN-ACK.
- * SYN cookies and Fast Open have none: socket.h tells their SYN_RECV.
+ * SYN cookies and Fast Open have none: socket.h reports their SYN_RECV.
  */
 #ifndef __REQUEST_H
 #define __REQUEST_H
@@ -83,8 +83,8 @@ static __always_inline bool sent_again(struct request_sock *req)
 }
 
 /*
- * request_armed: the first SYN, or the SYN-ACK was sent once more. That of a request which
- * is not known yet, as it is older than the trace or there was no room for it.
+ * request_armed: the first SYN came, or the SYN-ACK was sent once more, possibly of a request
+ * that is not known yet: it is older than the trace, or there was no room for it.
  */
 static __always_inline void request_armed(struct timer_list *timer)
 {
@@ -154,7 +154,7 @@ static __always_inline bool request_completed(const struct request *r)
 
 /*
  * unknown_completed: a request that found no room, or is older than the trace. Its child
- * tells LISTEN > SYN_RECV, see child_grown(), with the time that the request has kept.
+ * reports LISTEN > SYN_RECV, see child_grown(), with the time that the request has kept.
  */
 static __always_inline void unknown_completed(struct request_sock *req)
 {
@@ -274,7 +274,7 @@ static __always_inline u8 request_end(u32 caller, struct request_sock *req, cons
 
 /*
  * A segment ended the request: an RST, a SYN within the window, which we answer by an RST,
- * or the final ACK that finds the accept queue full. Which it was shows as it is freed, a
+ * or the final ACK that finds the accept queue full. Which of these it was shows when it is freed, a
  * microsecond later (tcp_v4_rcv, discard_it).
  */
 static __always_inline bool by_segment(u32 caller, struct request_sock *req)
@@ -319,7 +319,7 @@ static __always_inline void request_freed(struct sk_buff *skb)
 
 /*
  * request_cancelled: by its expiry, or by what ended it. A timer that is due may
- * still be cancelled by another, when its softirq was held up: only the stack tells.
+ * still be cancelled by another, when its softirq was held up: only the stack shows which.
  */
 static __always_inline void request_cancelled(void *ctx, struct timer_list *timer)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * What is there already: one pass over all open files tells who holds which
+ * The sockets that exist already: one pass over all open files shows who holds which
  * socket, one walk over the socket tables of each network namespace gives the
  * rows. Both run while events are flowing, and an event always wins over a row.
  */
@@ -24,8 +24,8 @@ enum pass_mode {
 enum pass_mode pass_mode;
 
 /*
- * What the last pass says of the rows that are being written: nothing (it is not fresh), what
- * it saw, or also what it did not see (our PID namespace is the initial one, so it looked
+ * What the last pass proves about the rows that are being written: nothing (it is not fresh),
+ * what it saw, or also what it did not see (our PID namespace is the initial one, so it looked
  * at every process).
  */
 enum look_kind {
@@ -68,7 +68,7 @@ static __always_inline void found_holder(struct sock_info *info, struct task_str
 }
 
 /*
- * was_connected: a socket in CLOSE is news if its connection is over (reset, timed out, closed
+ * was_connected: a socket in CLOSE gets a row if its connection is over (reset, timed out, closed
  * both ways): that leaves the address of the peer. tcp_disconnect clears it, and a new
  * socket has none.
  */
@@ -218,7 +218,7 @@ static __always_inline void row_holder(struct event *e, const struct owner *o)
 /*
  * write_row returns an error when the page of the reader is full. Then the kernel throws
  * away the row, and comes again with the same socket (bpf_seq_read): whatever was done
- * for it so that it has but one row is to be undone.
+ * so that it gets only one row has to be undone.
  */
 static __noinline int write_row(struct seq_file *seq, const struct conn *c, const struct sock_info *info, u8 kind,
 				const struct tcp_sock *tp)
@@ -262,8 +262,8 @@ static __always_inline u64 close_wait_age(const struct tcp_sock *tp)
 }
 
 /*
- * opened: whether the SYN is among the bytes that the peer has acknowledged. Of a client it is
- * (tcp_snd_una_update, called for the SYN-ACK); a child begins to count behind it
+ * opened: whether the SYN is among the bytes that the peer has acknowledged. For a client it is
+ * (tcp_snd_una_update, called for the SYN-ACK); a child begins to count after it
  * (tcp_create_openreq_child). -1: neither 1 nor 0 comes out, as where the device dropped
  * what bytes_sent counts.
  */
@@ -473,7 +473,7 @@ static __noinline int socket_row(struct seq_file *seq, struct tcp_sock *tp)
 
 /*
  * timewait_age is a lower bound, 0 for none. TIME_WAIT takes a minute from when it began, or
- * began anew; the timer may come seconds late. tcp_time_wait notes when the connection last
+ * began again; the timer may come seconds late. tcp_time_wait notes when the connection last
  * did anything, so FIN_WAIT2 has lasted since then; in TIME_WAIT that is too long ago.
  */
 static __always_inline u64 timewait_age(struct inet_timewait_sock *tw, u8 state)

@@ -10,7 +10,7 @@
 #include "owner.h"
 #include "reason.h"
 
-/* Set where no tcp_destroy_sock tells when a socket is gone. */
+/* Set where no tcp_destroy_sock says when a socket is gone. */
 const volatile bool close_is_end;
 
 /* Set where state_change_3 is attached. */
@@ -79,7 +79,7 @@ static __noinline int share_owner(struct sock_info *info, const struct tcp_sock 
  * Up to 6.12 inet_csk_clone_lock changes the state before it sets addresses and
  * cookie (they are the listener's), and whether its request was seen shows only
  * at the cancelled timer, microseconds later. So the child waits: its next state
- * change tells what there is to tell.
+ * change reports it.
  */
 static __always_inline void child_cloned(const struct sock *child, u64 sk)
 {
@@ -128,7 +128,7 @@ static __always_inline void child_grown(struct sock_info *info, const struct con
 
 /*
  * connect_due: connect() has no local port yet (__inet_hash_connect finds one later),
- * and there is a filter for it. So the next change tells, if it is the right one.
+ * and there is a filter for it. So the next change reports it, if it is the right one.
  */
 static __always_inline bool connect_due(const struct conn *c, u8 new)
 {
@@ -146,13 +146,13 @@ static __always_inline void connected(struct sock_info *info, struct conn *c)
 	c->lport = lport;
 }
 
-/* init_info begins to know a socket, in the state that it is about to leave. */
+/* init_info is for a socket that was not known, in the state that it is about to leave. */
 static __always_inline void init_info(struct sock_info *info, u64 sk, u8 old)
 {
 	__builtin_memset(info, 0, sizeof(*info));
 	info->sk = sk;
 	info->state = old;
-	/* The time between socket() and connect() or listen() is no TCP state. */
+	/* The time between socket() and connect() or listen() is not a TCP state. */
 	info->kind = old == TCP_CLOSE ? DURATION_NONE : DURATION_UNKNOWN;
 	info->owner.fd = -1;
 }
@@ -188,7 +188,7 @@ static __always_inline struct sock_info *insert_info(u64 key, const struct sock_
 }
 
 /*
- * goes_on returns the state in which a connection goes on whose full socket is closed:
+ * goes_on returns the state in which a connection continues when its full socket is closed:
  * that of the mini-socket that tcp_time_wait made for it just before, TCP_CLOSE where
  * there is none. One that found no room in timewaits is counted here, where it is once.
  */
@@ -267,7 +267,7 @@ static __always_inline void begin_holder(struct sock_info *info, const struct so
 }
 
 /*
- * The system calls by which a process gives up a descriptor, or takes one and drops it at
+ * The system calls by which a process drops a descriptor, or takes one and drops it at
  * once. 6 is close() of a 32-bit process.
  */
 static __always_inline bool gives_up(u64 call, bool arm64)
@@ -282,12 +282,12 @@ static __always_inline bool gives_up(u64 call, bool arm64)
 }
 
 /*
- * only_looks: who looks at a file of another process (an iterator over open files, readlink()
- * of /proc/PID/fd/N) holds a reference for a moment. If that is the last one, the close() is
- * finished in its name, at the end of its system call (____fput). And who walks over the
- * socket tables (iter/tcp, ss) handles what came while it held the socket's lock
- * (release_sock). So who is not known to have the socket must give up a descriptor, or
- * work on one that leads to it. Not inlined: see keep_top.
+ * only_looks: a process that looks at a file of another one (an iterator over open files,
+ * readlink() of /proc/PID/fd/N) holds a reference for a moment. If that is the last one, the
+ * close() is finished in its name, at the end of its system call (____fput). And a process
+ * that walks over the socket tables (iter/tcp, ss) handles what came while it held the
+ * socket's lock (release_sock). So a process that is not known to have the socket must drop
+ * a descriptor, or work on one that leads to it. Not inlined: see keep_top.
  */
 static __noinline int only_looks(const struct sock_info *info, u8 source)
 {
@@ -381,7 +381,7 @@ static __noinline int change_state(void *ctx, struct tcp_sock *tp, struct sock_i
 	return 0;
 }
 
-/* note_emitted tells the copies of state_change() to come that this one emitted a transition. */
+/* note_emitted tells the copies of state_change() that run next that this one emitted a transition. */
 static __always_inline void note_emitted(u64 sk, int state)
 {
 	struct cpu_state *cpu = this_cpu();
@@ -458,7 +458,7 @@ static __always_inline bool held(const struct sock *sk, const struct transition 
 	return !close_is_end && !sock_flag(sk, SOCK_DEAD) && !transition->released;
 }
 
-/* changed tells one change of state, or notes what has to wait. */
+/* changed reports one change of state, or notes what has to wait. */
 static __always_inline int changed(void *ctx, struct tcp_sock *tp, int old, int new)
 {
 	struct sock *sk = &tp->inet_conn.icsk_inet.sk;
@@ -500,14 +500,14 @@ static __always_inline int changed(void *ctx, struct tcp_sock *tp, int old, int 
 
 /*
  * state_change is the heart. Several copies of it see each event, and the first
- * that runs tells it: the kernel does not nest a program in itself (6.1+,
+ * that runs reports it: the kernel does not nest a program in itself (6.1+,
  * __bpf_trace_run), so a softirq that interrupts one copy in a process needs
  * another. That can happen once; but since 7.0 tracepoints are preemptible
  * (SRCU-fast), and a process that is stopped in a copy blocks it for others.
  *
  * The copies may not share their body by a tail call. It would be entered twice on a
  * CPU then, with one stack: since 6.13 a program has its own, for each CPU, and what
- * protects that is only that it does not nest. A kernel 7.2 crashed of it.
+ * protects that is only that it does not nest. Linux 7.2 crashed because of it.
  *
  * The socket is read through tp: each time that the verifier sees a pointer followed
  * that it trusts, as it does sk, it searches all types of the kernel by name, which
@@ -518,7 +518,7 @@ static __always_inline int state_change(void *ctx, struct sock *sk, int old, int
 	struct tcp_sock *tp;
 	u64 key = (u64)sk;
 
-	/* MPTCP's own sockets, SCTP and DCCP come here too; self-transitions are no news. */
+	/* MPTCP's own sockets, SCTP and DCCP come here too; self-transitions change nothing. */
 	if (sk->sk_protocol != IPPROTO_TCP || old == new)
 		return 0;
 	if (copy > 1 && already_emitted(key, new, copy == 3 || !third_copy))

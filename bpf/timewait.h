@@ -22,8 +22,8 @@ static __always_inline struct inet_timewait_sock *timewait_of(struct timer_list 
 }
 
 /*
- * timewait_moved tells FIN_WAIT2 > TIME_WAIT inside the mini-socket. When the FIN
- * comes, on another CPU, before the full socket has handed over, hand_over tells.
+ * timewait_moved reports FIN_WAIT2 > TIME_WAIT inside the mini-socket. When the FIN
+ * comes, on another CPU, before the full socket has handed over, hand_over does.
  */
 static __always_inline void timewait_moved(struct sock_info *info, const struct conn *c, u64 when, u8 kind)
 {
@@ -37,7 +37,7 @@ static __always_inline void timewait_moved(struct sock_info *info, const struct 
 	info->kind = kind;
 }
 
-/* timewait_armed: a mini-socket is made, or its time begins anew. */
+/* timewait_armed: a mini-socket is made, or its time begins again. */
 static __always_inline void timewait_armed(struct timer_list *timer)
 {
 	struct inet_timewait_sock *tw = timewait_of(timer);
@@ -94,7 +94,7 @@ static __always_inline u8 timewait_end(u32 caller, u8 state)
 /*
  * missed_move: skb_freed did not see the mini-socket move to TIME_WAIT (the kernel
  * does not nest a program in itself), and its timer was armed again within the same
- * wheel bucket, which no timer tracepoint tells. The timer was set to 60 s then, so
+ * wheel bucket, which no timer tracepoint shows. The timer was set to 60 s then, so
  * it says when that was, to a tick: the duration is a lower bound.
  */
 static __always_inline void missed_move(struct sock_info *info, const struct conn *c, u64 now,
@@ -195,7 +195,7 @@ static __always_inline struct sock_info *waiting_for(struct sk_buff *skb, struct
 
 /*
  * The FIN that moves a mini-socket from FIN_WAIT2 to TIME_WAIT is freed as soon as
- * that is done (tcp_v4_rcv, discard_it), and kfree_skb tells of it. Only since
+ * that is done (tcp_v4_rcv, discard_it), and kfree_skb shows it. Only since
  * 6.11 it names the socket; the addresses in the segment do as well. Segments
  * that are not TCP at all find no mini-socket.
  */

@@ -40,7 +40,7 @@ const volatile u32 hz = 250; /* ticks per second */
 
 /*
  * Addresses of the two timer functions, from kallsyms; 0: not found. Like callers in
- * caller.h they are no constants: the loader finds them while the kernel verifies the
+ * caller.h they are not constants: the loader finds them while the kernel verifies the
  * programs, and sets them before anything is attached.
  */
 u64 tw_timer_handler;
@@ -331,7 +331,7 @@ static __always_inline void probe_conn(struct conn *to, const void *sock, struct
 /*
  * conn_key hashes an address pair, the identity of a mini-socket. The cookie
  * would do as well where a kernel gives us one, but a socket that is connected
- * anew while its TIME_WAIT lasts shares its cookie with it.
+ * again while its TIME_WAIT lasts shares its cookie with it.
  */
 static __always_inline u64 conn_key(const struct conn *c)
 {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /*
  * What only a trampoline shows: which process accept() gives a connection to, at
- * once, also through io_uring and MPTCP. An extra, in an object of its own, for a
- * kernel may refuse trampolines (no ftrace, an architecture without them, a policy).
+ * once, also through io_uring and MPTCP. An extra, in an object of its own, because
+ * a kernel may refuse trampolines (no ftrace, an architecture without them, a policy).
  * It shares the map socks with tcptrace.bpf.c.
  *
  * An old kernel attaches either signature without complaint, so the loader chooses

@@ -56,8 +56,8 @@ type cgroup struct {
 //
 // With CAP_DAC_READ_SEARCH a cgroup is found at once, else by walking the tree,
 // at most once every two seconds. In a cgroup namespace of its own, or where the
-// tree is not mounted or not all of it, it mounts the whole tree where only the Enricher sees it,
-// which needs CAP_SYS_ADMIN now.
+// tree is not mounted or only a part of it is, it mounts the whole tree where only the
+// Enricher sees it, which needs CAP_SYS_ADMIN now.
 func New(procRoot, cgroupRoot string) *Enricher {
 	e := &Enricher{
 		proc:    procfs.Open(procRoot),

@@ -5,7 +5,7 @@ import "fmt"
 // Finding is one thing about the place where this process runs.
 type Finding struct {
 	Name  string // in a word or two
-	Found string // what there is
+	Found string // what was found
 	Means string // what is not shown, and what to do; "" where nothing is missing
 }
 

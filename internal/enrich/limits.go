@@ -91,5 +91,5 @@ func parseFileLimit(r io.Reader) (uint64, error) {
 	if err := lines.Err(); err != nil {
 		return 0, err
 	}
-	return 0, fmt.Errorf("there is no line Max open files")
+	return 0, fmt.Errorf("the line Max open files is missing")
 }

@@ -16,7 +16,7 @@ import (
 
 // Source yields events: the kernel, or a recording. Its time is CLOCK_BOOTTIME in ns: of
 // the clock for the kernel, of the events for a recording. Its methods belong to the
-// goroutine of Run, but for Stop.
+// goroutine of Run, except Stop.
 type Source interface {
 	// Read fills in the next event. io.EOF says that there are no more, and
 	// os.ErrDeadlineExceeded that there is none before the deadline: it can be called again.

@@ -188,7 +188,7 @@ func TestRunLeavesTimeForEvents(t *testing.T) {
 }
 
 // early is a source that gives up long before the deadline, and again and again until it
-// is set anew.
+// is set again.
 type early struct {
 	*events
 	sets int

@@ -75,7 +75,7 @@ var (
 const eventSize = int(unsafe.Sizeof(bpfEvent{}))
 
 // maxNames bounds the cache of process names: every name costs 16 bytes and its
-// string. Past it the cache starts anew, which costs one allocation a name.
+// string. Past it the cache starts again, which costs one allocation a name.
 const maxNames = 4096
 
 // decoder turns records into events without allocating: names, of which there are

@@ -12,7 +12,7 @@ import (
 	"github.com/tcptrace/tcptrace/internal/tcp"
 )
 
-// ErrGone says that a socket to be destroyed exists no more, or that another one has
+// ErrGone says that a socket to be destroyed no longer exists, or that another one has
 // its addresses now.
 var ErrGone = errors.New("the socket is gone")
 
@@ -31,7 +31,7 @@ type Target struct {
 	Device        uint32 // that it is bound to, or its scope; 0: none
 }
 
-// TargetOf returns the target that a row is.
+// TargetOf returns the socket of a row.
 func TargetOf(row *tcp.Event) Target {
 	return Target{row.NetNS, row.Cookie, row.Local, row.Remote, row.Device}
 }
@@ -141,10 +141,10 @@ func ask(fd int, request []byte) error {
 	}
 	const head = unix.SizeofNlMsghdr
 	if err == nil && n < head+int(unsafe.Sizeof(int32(0))) {
-		err = fmt.Errorf("%d bytes are no answer", n)
+		err = fmt.Errorf("an answer of %d bytes is too short", n)
 	}
 	if err != nil {
-		return fmt.Errorf("hear the kernel's answer: %w", err)
+		return fmt.Errorf("read the kernel's answer: %w", err)
 	}
 	// NLMSG_ERROR and NLMSG_DONE both begin with the error, negative.
 	if code := int32(binary.NativeEndian.Uint32(answer[head:])); code < 0 {

@@ -29,7 +29,7 @@ const (
 type Finding struct {
 	Name   string
 	Status Status
-	Found  string // what there is
+	Found  string // what was found
 	Means  string // of Partly: what is not shown; a sentence without a full stop
 	Err    error  // of Missing: what Open returns
 }

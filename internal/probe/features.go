@@ -234,7 +234,7 @@ func (set *hookSet) miss(h hook, why error) error {
 	return nil
 }
 
-// attach attaches the programs that are loaded, but for those that a walk attaches.
+// attach attaches the programs that are loaded, except those that a walk attaches.
 func (set *hookSet) attach(p *bpfPrograms) (links []io.Closer, err error) {
 	for _, h := range hooks {
 		if h.name == hookTable || h.name == hookFiles {

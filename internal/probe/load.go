@@ -310,7 +310,7 @@ func callerRanges(found map[string]symbol) (ranges [maxCallers]bpfTextRange) {
 	return ranges
 }
 
-// textRange leaves out the top bit, as is_in() in bpf/caller.h compares without it.
+// textRange leaves out the top bit: is_in() in bpf/caller.h compares without it.
 func textRange(s symbol, caller bpfCaller) bpfTextRange {
 	const topBit = 1 << 63
 	return bpfTextRange{Start: s.start &^ topBit, End: s.end &^ topBit, Caller: uint32(caller)}

@@ -55,7 +55,7 @@ type namespace struct {
 	pid, fd int    // of the socket
 }
 
-// openFile is what the walk over open files tells of one: a network namespace, or a
+// openFile is what the walk over open files reports: a network namespace, or a
 // socket of one. It is struct namespace_file in bpf/snapshot.h.
 type openFile struct {
 	NetNS   uint32 // of a socket; 0: the file is a namespace
@@ -333,7 +333,7 @@ type notEntered struct{ error }
 
 func (e *notEntered) Unwrap() error { return e.error }
 
-// enterNamespace needs a thread of its own for the time being. It brings the
+// enterNamespace needs a thread of its own while it runs. It brings the
 // thread back: to let it end with its goroutine is not enough, as the main thread
 // does not end, and would keep the namespace alive. A thread that cannot be
 // brought back stays locked, and so is not used again.

@@ -1,5 +1,5 @@
 // Package probe is the boundary to the kernel: it loads and attaches the BPF
-// programs, reads what exists already, and decodes what they tell into events of
+// programs, reads what exists already, and decodes their records into events of
 // package tcp. It does not filter beyond what the kernel can, does not look at
 // /proc for names, and does not print.
 package probe
@@ -34,8 +34,8 @@ const lossInterval = 1024
 // Where an event was lost.
 const (
 	WhereRing = "ring" // the ring buffer was full
-	WhereMap  = "map"  // a socket found no room in a table: not an event but what would tell of it
-	WhereHook = "hook" // the kernel did not run the program; told at the next event of the socket
+	WhereMap  = "map"  // a socket found no room in a table: not an event, but the socket that would have events
+	WhereHook = "hook" // the kernel did not run the program; reported at the next event of the socket
 )
 
 // Config selects what to trace. The zero value traces everything.
@@ -49,7 +49,7 @@ type Config struct {
 	KernelAddr   bool          // fill in Event.SkAddr
 	Stacks       bool          // keep the user stack at connect() and accept(); costs every system call some 80 ns
 	Tracked      bool          // TrackedSockets will be called
-	OwnerRefresh time.Duration // how often owners are looked up anew; 0: 1 s, negative: never
+	OwnerRefresh time.Duration // how often owners are looked up again; 0: 1 s, negative: never
 	Hooks        Hooks         // how accept() is seen; empty: HooksAuto
 	Without      []string      // hooks to leave out, as on a kernel that lacks them
 	BTF          string        // file with the types of this kernel; empty: the kernel's own
@@ -57,9 +57,9 @@ type Config struct {
 
 // Losses says what a trace did not see.
 type Losses struct {
-	Lost              uint64 // events, for want of room in the ring
-	Untracked         uint64 // sockets, for want of room in a table
-	MissedTransitions uint64 // state changes that the kernel kept from us; at least
+	Lost              uint64 // events, because the ring was full
+	Untracked         uint64 // sockets, because a table was full
+	MissedTransitions uint64 // state changes that the kernel did not show us; at least
 	SkippedRuns       uint64 // runs that the kernel skipped (recursion)
 }
 
@@ -139,7 +139,7 @@ func (p *Probe) Limitations() []Limitation { return p.hooks.limitations() }
 // Read waits for the next event and fills ev in. Losses come as events of kind
 // Lost, at most lossInterval events late. Past the deadline, if there is one and no
 // event waits, it returns os.ErrDeadlineExceeded; it can be called again. After Stop it returns what the kernel
-// has already told, then io.EOF.
+// has already reported, then io.EOF.
 func (p *Probe) Read(ev *tcp.Event) error {
 	for {
 		if p.untilLoss <= 0 && p.lostSince(ev) {
@@ -243,7 +243,7 @@ func (p *Probe) lostSince(ev *tcp.Event) bool {
 }
 
 // Stop ends the trace, from any goroutine: nothing new is traced, and Read
-// returns what was told so far.
+// returns what was reported so far.
 func (p *Probe) Stop() {
 	p.stopOnce.Do(func() {
 		close(p.stop)
@@ -251,11 +251,11 @@ func (p *Probe) Stop() {
 	})
 }
 
-// Losses gives what was not seen, as far as Read has told. Call it when Read
+// Losses gives what was not seen, as far as Read has reported it. Call it when Read
 // has returned io.EOF.
 func (p *Probe) Losses() Losses {
 	a := p.seen
-	// Not the copies of state_change: what one misses another tells. Nor destroy_sock: in
+	// Not the copies of state_change: what one misses another reports. Nor destroy_sock: in
 	// a softirq only orphans are destroyed, and these are forgotten before.
 	for _, prog := range []*ebpf.Program{p.objs.TimerStart, p.objs.TimerCancel, p.objs.TimerExpireExit} {
 		if prog == nil { // its hook is missing

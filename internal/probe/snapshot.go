@@ -17,7 +17,7 @@ import (
 )
 
 // Seed reads the sockets that exist, in every network namespace, and hands a row
-// of kind Socket for each to emit, unless an event has told of it already. Call
+// of kind Socket for each to emit, unless an event has already shown it. Call
 // it once, after Open and before Read: then there is neither a gap nor a
 // duplicate between the rows and the events. From then on the probe keeps the
 // owners of sockets up to date. A *SkippedError says that rows are missing.

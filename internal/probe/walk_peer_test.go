@@ -171,7 +171,7 @@ func netlinkRequest(protocol int, kind, flags uint16, parts ...[]byte) error {
 		return err
 	}
 	if size < unix.NLMSG_HDRLEN+4 || binary.NativeEndian.Uint16(reply[4:]) != unix.NLMSG_ERROR {
-		return fmt.Errorf("netlink answer of %d bytes is no acknowledgement", size)
+		return fmt.Errorf("netlink answer of %d bytes is not an acknowledgement", size)
 	}
 	if code := int32(binary.NativeEndian.Uint32(reply[unix.NLMSG_HDRLEN:])); code != 0 {
 		return unix.Errno(-code)

@@ -166,7 +166,7 @@ func olderKeptAlive(n *netns) {
 const delayedACK = 200e6
 
 // isLeaked holds the age of s, in CLOSE_WAIT since the step "left" and older than the
-// trace, against the test's clock. It may be too low by so many ns.
+// trace, against the test's clock. It may be too low by that many ns.
 func (s *sock) isLeaked(low uint64) {
 	row := s.isSeeded(tcp.CloseWait, tcp.Server, tcp.FromSnapshot)
 	left := s.n.steps["left"]

@@ -40,7 +40,7 @@ func tellsLate(r row) bool {
 	return r.old == tcp.FinWait2 && r.new == tcp.TimeWait && kernelBefore(6, 11)
 }
 
-// begunLate: the begin of the state that this line ends was told late.
+// begunLate: the beginning of the state that this line ends was reported late.
 func (s *sock) begunLate(line int) bool { return line > 0 && s.want[line-1].late }
 
 // tick is the one of the slowest kernel clock, HZ=100.
@@ -90,7 +90,7 @@ func (s *sock) parse(f []string) row {
 }
 
 // endPort is the port of the socket that markEnd opens and closes: once the
-// tracer has told of it, nothing that happened before can still be on its way.
+// tracer has reported it, nothing that happened before can still be on its way.
 const endPort = 9
 
 // markEnd waits for the events that are wanted, then for those of the mark, so
@@ -312,7 +312,7 @@ func (s *sock) timesDiffer(e *tcp.Event, line int) (diff []string) {
 		slack = tick
 	}
 	if !within(e.BootNS, at, slack) {
-		diff = append(diff, fmt.Sprintf("it came %v after the begin of the step, which took %v",
+		diff = append(diff, fmt.Sprintf("it came %v after the step began, which took %v",
 			time.Duration(e.BootNS-at.from), time.Duration(at.to-at.from)))
 	}
 	if offset := time.Now().UnixNano() - int64(bootNS()); abs(e.Time-int64(e.BootNS)-offset) > int64(time.Second) {

@@ -21,7 +21,7 @@ import (
 
 const sec = 1_000_000_000
 
-// at makes a transition, or with from 0 a row, at so many seconds after the boot.
+// at makes a transition, or with from 0 a row, this many seconds after the boot.
 func at(t uint64, cookie uint64, from, to tcp.State, local, remote string) tcp.Event {
 	e := tcp.Event{
 		Kind: tcp.Transition, Time: int64(t * sec), BootNS: t * sec, Cookie: cookie, Old: from, New: to,
@@ -85,7 +85,7 @@ func TestExisting(t *testing.T) {
 				at(1, 0, tcp.Listen, tcp.SynRecv, server, client),
 				at(3, 0xb, tcp.SynRecv, tcp.Established, server, client),
 			}, nil},
-		{"a socket that connects anew in its own TIME_WAIT", []tcp.State{tcp.SynSent, tcp.TimeWait},
+		{"a socket that connects again in its own TIME_WAIT", []tcp.State{tcp.SynSent, tcp.TimeWait},
 			[]tcp.Event{
 				at(1, 0xa, tcp.FinWait2, tcp.TimeWait, client, server),
 				at(2, 0xa, tcp.Close, tcp.SynSent, "10.0.0.1:0", server),
@@ -160,7 +160,7 @@ func on(device uint32, e tcp.Event) tcp.Event {
 	return e
 }
 
-// A row of Existing has what the last event said of the socket, but for the numbers that
+// A row of Existing has what the last event said of the socket, except the numbers that
 // have changed since.
 func TestExistingIsWhole(t *testing.T) {
 	last := closed

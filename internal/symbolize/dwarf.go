@@ -157,7 +157,7 @@ func (t *lineTable) unit(at int) (u lineUnit, ok bool) {
 	header := b.uint(u.wide)
 	u.program = b.at + int(min(header, size))
 	if u.step = b.uint(1); u.version >= 4 {
-		b.uint(1) // operations in an instruction: 1 but for VLIW machines
+		b.uint(1) // operations in an instruction: 1 except on VLIW machines
 	}
 	b.uint(1) // is_stmt at first
 	u.base, u.span = int64(int8(b.uint(1))), b.uint(1)

@@ -260,7 +260,7 @@ func TestCompleteTailCall(t *testing.T) {
 	}
 }
 
-// TestSymbolizeEnds has stacks that go on with what is no return address.
+// TestSymbolizeEnds has stacks that go on with what is not a return address.
 func TestSymbolizeEnds(t *testing.T) {
 	p := start(t, buildC(t, "-g"))
 	s := symbolizer(t, "/proc")

@@ -1,7 +1,7 @@
 // Package tcp is the domain: the states of a TCP socket, the event that describes
 // one change, and what can be concluded from a sequence of events. It is pure:
 // no I/O, no clock, no goroutine, so that a recording and the live kernel are
-// treated alike.
+// treated in the same way.
 package tcp
 
 import (

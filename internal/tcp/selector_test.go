@@ -258,7 +258,7 @@ func TestSelector(t *testing.T) {
 			- LISTEN>SYN_RECV      10.0.0.1:80 10.0.0.3:999 for=2
 			b SYN_RECV>ESTABLISHED 10.0.0.1:80 10.0.0.3:999 pid=8/accept`,
 		}, {
-			"a socket that connects anew in its own TIME_WAIT", Filter{States: []State{SynSent}}, `
+			"a socket that connects again in its own TIME_WAIT", Filter{States: []State{SynSent}}, `
 			a ESTABLISHED>FIN_WAIT1  10.0.0.1:4000 10.0.0.2:443
 			a FIN_WAIT2>TIME_WAIT    10.0.0.1:4000 10.0.0.2:443
 			a CLOSE>SYN_SENT         10.0.0.1:0    10.0.0.2:443

@@ -14,9 +14,9 @@ import (
 //     namespace and the device. Its child, the first socket with a cookie that leaves
 //     SYN_RECV there, carries the same Life on.
 //   - A TIME_WAIT is its address pair too: the kernel has one per pair, and the socket
-//     may connect() anew, with the same cookie, while its TIME_WAIT lasts. That is another
+//     may connect() again, with the same cookie, while its TIME_WAIT lasts. That is another
 //     Life. (A FIN_WAIT2 in a mini-socket keeps the cookie: it is made for orphans alone,
-//     which nobody can connect anew; tcp_time_wait's callers.)
+//     which nobody can connect again; tcp_time_wait's callers.)
 //   - A full socket without a cookie (before Linux 5.12 most have none) is its address
 //     pair until it has one. Before the kernel has chosen a local port, connections to one
 //     destination cannot be told apart; such a Life is continued only if it was alone.
@@ -417,7 +417,7 @@ func (t *Tracker[T]) recycle(l *Life[T]) {
 }
 
 // follows reports whether a connection that was in one state can be in another later on,
-// whatever lies between. A socket that cannot has been connected anew meanwhile.
+// whatever lies between. A socket that cannot has been connected again meanwhile.
 func follows(earlier, later State) bool {
 	if earlier == later {
 		return true

@@ -74,7 +74,7 @@ func TestTracker(t *testing.T) {
 		{"a child without a half-open connection: Fast Open, SYN cookies", `
 			d LISTEN>SYN_RECV      1.0.0.2:80 1.0.0.1:40 = 1 began
 			d SYN_RECV>ESTABLISHED 1.0.0.2:80 1.0.0.1:40 = 1`},
-		{"a socket that connects anew in its own TIME_WAIT, twice", `
+		{"a socket that connects again in its own TIME_WAIT, twice", `
 			c CLOSE>SYN_SENT       1.0.0.1:0  1.0.0.2:80 = 1 began
 			c SYN_SENT>ESTABLISHED 1.0.0.1:40 1.0.0.2:80 = 1
 			c FIN_WAIT2>TIME_WAIT  1.0.0.1:40 1.0.0.2:80 = 1 missing
@@ -128,7 +128,7 @@ func TestTracker(t *testing.T) {
 			c TIME_WAIT>CLOSE     1.0.0.1:40 1.0.0.2:80 = 1 ended
 			d FIN_WAIT1>FIN_WAIT2 1.0.0.1:40 1.0.0.2:80 = 2 began
 			d FIN_WAIT2>CLOSE     1.0.0.1:40 1.0.0.2:80 = 2 ended`},
-		{"equal but for the device", `
+		{"equal except for the device", `
 			- LISTEN>SYN_RECV      [fe80::2]:80 [fe80::1]:40 dev=2 = 1 began
 			- LISTEN>SYN_RECV      [fe80::2]:80 [fe80::1]:40 dev=3 = 2 began
 			d SYN_RECV>ESTABLISHED [fe80::2]:80 [fe80::1]:40 dev=3 = 2
@@ -137,7 +137,7 @@ func TestTracker(t *testing.T) {
 			e FIN_WAIT2>TIME_WAIT  [fe80::2]:80 [fe80::1]:40 dev=2 = 1 missing
 			d TIME_WAIT>CLOSE      [fe80::2]:80 [fe80::1]:40 dev=3 = 2 ended
 			e TIME_WAIT>CLOSE      [fe80::2]:80 [fe80::1]:40 dev=2 = 1 ended`},
-		{"equal but for the namespace", `
+		{"equal except for the namespace", `
 			- LISTEN>SYN_RECV      1.0.0.2:80 1.0.0.1:40 netns=2 = 1 began
 			- LISTEN>SYN_RECV      1.0.0.2:80 1.0.0.1:40 netns=3 = 2 began
 			d SYN_RECV>ESTABLISHED 1.0.0.2:80 1.0.0.1:40 netns=2 = 1

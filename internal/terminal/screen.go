@@ -28,7 +28,7 @@ const (
 // buffer, so that what was there before is there again after Close.
 type Screen struct {
 	in, out *os.File
-	saved   *unix.Termios // nil: in is no terminal
+	saved   *unix.Termios // nil: in is not a terminal
 	keys    chan byte
 	resized chan os.Signal
 	closing sync.Once

@@ -37,7 +37,7 @@ type tracer struct {
 
 const tcptrace = "bin/tcptrace"
 
-// bpftraceProgram prints what tcpstates prints, but for durations.
+// bpftraceProgram prints what tcpstates prints, without durations.
 const bpftraceProgram = `tracepoint:sock:inet_sock_set_state {
 	printf("%d %s %s:%d %s:%d %d -> %d\n", pid, comm, ntop(args->saddr), args->sport,
 		ntop(args->daddr), args->dport, args->oldstate, args->newstate);

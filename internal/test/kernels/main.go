@@ -37,7 +37,7 @@ var guests = []guest{
 	{series: "6.12", suite: "trixie", variant: "rt", flavour: "rt"}, // PREEMPT_RT: softirqs run in threads
 	{series: "6.12", suite: "trixie", variant: "integrity", args: "lsm=lockdown,yama lockdown=integrity"},
 	{series: "6.12", suite: "trixie", variant: "confidentiality", args: confidential},
-	{series: "7", suite: "sid"}, // the newest there is
+	{series: "7", suite: "sid"}, // the newest
 }
 
 // name is what -kernel takes.
@@ -108,7 +108,7 @@ func choose(kernel string) ([]guest, error) {
 		}
 		known = append(known, g.name())
 	}
-	return nil, fmt.Errorf("there is no guest %q: choose one of %s", kernel, strings.Join(known, ", "))
+	return nil, fmt.Errorf("unknown guest %q: choose one of %s", kernel, strings.Join(known, ", "))
 }
 
 // lab is where guests are run.

@@ -231,7 +231,7 @@ func overload(t *testing.T, load traffic) (judged bool) {
 			told.Written, told.Lost, told.Written+told.Lost, happened)
 	}
 	if told.Lost == 0 {
-		t.Error("nothing was lost: this was no overload")
+		t.Error("nothing was lost: this was not an overload")
 	}
 	return true
 }

@@ -74,7 +74,7 @@ func TestTranslateConnection(t *testing.T) {
 	}
 }
 
-// A socket that connects anew in its own TIME_WAIT has two lives at once.
+// A socket that connects again in its own TIME_WAIT has two lives at once.
 func TestTranslateReconnect(t *testing.T) {
 	got, err := translate(t,
 		line("a", 0x10, 0, 20000, "CLOSE", "SYN_SENT"),
