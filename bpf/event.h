@@ -127,7 +127,7 @@ struct event {
 	enum event_flags flags;
 	enum holder holder;
 	__u8 unused[1];
-	__u8 comm[16]; /* of the owner's thread group leader */
+	__u8 comm[16] __attribute__((aligned(8))); /* of the owner's thread group leader */
 };
 
 _Static_assert(sizeof(struct event) == 168, "struct event is a contract: no hole, no growth by accident");

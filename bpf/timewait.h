@@ -141,7 +141,12 @@ static __always_inline void timewait_cancelled(void *ctx, struct timer_list *tim
 	bpf_map_delete_elem(&timewaits, &key);
 }
 
-/* skb_conn reads both ends from the headers of a TCP segment that came in with FIN. */
+/*
+ * skb_conn reads both ends from the headers of a TCP segment that came in with FIN. One that
+ * a full socket has queued has no device any more (tcp_v4_rcv, tcp_v6_rcv: skb->dev = NULL
+ * before tcp_v4_do_rcv; tcp_transmit_skb sends without one); one for a mini-socket still
+ * has: do_time_wait is a branch before that. Most are of the first kind, and return here.
+ */
 static __always_inline bool skb_conn(struct sk_buff *skb, struct conn *c)
 {
 	unsigned char *ip = skb->head + skb->network_header;
@@ -150,6 +155,8 @@ static __always_inline bool skb_conn(struct sk_buff *skb, struct conn *c)
 	struct tcp_head header;
 	__be32 addrs[2];
 
+	if (!skb->dev)
+		return false;
 	if (protocol != bpf_htons(ETH_P_IP) && protocol != bpf_htons(ETH_P_IPV6))
 		return false;
 	if (bpf_probe_read_kernel(&header, sizeof(header), tcp) || !(header.flags & TCP_FIN))

@@ -76,12 +76,12 @@ static __always_inline u32 forget(u32 number)
  * durations are taken here, in the kernel.
  */
 struct owner {
+	char comm[16] __attribute__((aligned(8))); /* copied as two words, not byte by byte */
 	u32 pid;
 	s32 fd;
 	u32 pass; /* the last pass over all files that saw pid hold the socket */
 	u8 source;
 	u8 holder; /* at the socket's last state change */
-	char comm[16];
 };
 
 enum info_flags {

@@ -226,12 +226,12 @@ type bpfSockInfo struct {
 	Stack  uint32
 	Owner  struct {
 		_      structs.HostLayout
+		Comm   [16]int8
 		Pid    uint32
 		Fd     int32
 		Pass   uint32
 		Source uint8
 		Holder uint8
-		Comm   [16]int8
 		_      [2]byte
 	}
 }
