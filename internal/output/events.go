@@ -18,8 +18,8 @@ import (
 const (
 	streamLayout  = "pid comm family laddr lport raddr rport old_state -> new_state duration_ms reason"
 	streamMore    = "boot_ns cookie netns device protocol role owner_source holder unaccepted acked fd uid errno rx_queue tx_queue drops bytes_sent bytes_received retransmits srtt_us skaddr container_id cgroup"
-	socketsLayout = "state rx_queue tx_queue local remote pid comm fd age netns"
-	socketsMore   = "boot_ns cookie device protocol role owner_source holder unaccepted acked uid drops bytes_sent bytes_received retransmits srtt_us skaddr container_id cgroup"
+	socketsLayout = "state rx_queue tx_queue drops local remote pid comm fd age netns"
+	socketsMore   = "boot_ns cookie device protocol role owner_source holder unaccepted acked uid bytes_sent bytes_received retransmits srtt_us skaddr container_id cgroup"
 )
 
 // Fields lists the names of the fields of an event in JSON. In upper case they are the

@@ -112,9 +112,9 @@ func TestColumnsWideExtended(t *testing.T) {
 func TestColumnsSockets(t *testing.T) {
 	queued := closed
 	queued.Kind, queued.Old, queued.New = tcp.Socket, 0, tcp.CloseWait
-	compare(t, lines(t, asColumns(Options{Sockets: true}), queued, listening), `STATE       RX_QUEUE TX_QUEUE LOCAL                 REMOTE                PID     COMM       FD   AGE       NETNS
-CLOSE_WAIT         6        7 10.0.0.7:43210        192.0.2.80:443        4711    curl       5    0.012s    4026531840
-LISTEN             -        - [::]:80               [::]:*                -       -          -    >=3m05s   -
+	compare(t, lines(t, asColumns(Options{Sockets: true}), queued, listening), `STATE       RX_QUEUE TX_QUEUE  DROPS LOCAL                 REMOTE                PID     COMM       FD   AGE       NETNS
+CLOSE_WAIT         6        7      - 10.0.0.7:43210        192.0.2.80:443        4711    curl       5    0.012s    4026531840
+LISTEN             -        -      - [::]:80               [::]:*                -       -          -    >=3m05s   -
 `)
 }
 
@@ -128,8 +128,8 @@ transition,11:06:40,0.000000000,4711," a,""b""\n",10.0.0.7,43210,192.0.2.80,443,
 socket,11:06:41,0.067890124,,,::,80,::,0,,LISTEN,185000.000000,at_least,,,
 lost,11:06:42,0.167890124,,,,,,,,,,,,17,ring\nbuffer
 `)
-	compare(t, lines(t, asCSV(Options{Sockets: true}), listening), `TYPE,STATE,RX_QUEUE,TX_QUEUE,LADDR,LPORT,RADDR,RPORT,PID,COMM,FD,DURATION_MS,DURATION_KIND,NETNS,EVENTS,WHERE
-socket,LISTEN,,,::,80,::,0,,,,185000.000000,at_least,,,
+	compare(t, lines(t, asCSV(Options{Sockets: true}), listening), `TYPE,STATE,RX_QUEUE,TX_QUEUE,DROPS,LADDR,LPORT,RADDR,RPORT,PID,COMM,FD,DURATION_MS,DURATION_KIND,NETNS,EVENTS,WHERE
+socket,LISTEN,,,,::,80,::,0,,,,185000.000000,at_least,,,
 `)
 }
 
