@@ -57,26 +57,28 @@ func (f *formatter) seconds(b []byte, e *tcp.Event) []byte {
 	return appendFixed(b, since, 9, f.digits+3)
 }
 
+// markBound says that the duration that follows is a lower bound.
+func (f *formatter) markBound(b []byte, e *tcp.Event) []byte {
+	if e.DurationKind == tcp.AtLeast {
+		return append(b, f.atLeast...)
+	}
+	return b
+}
+
 func (f *formatter) milliseconds(b []byte, e *tcp.Event) []byte {
-	switch e.DurationKind {
-	case tcp.AtLeast:
-		b = append(b, f.atLeast...)
-	case tcp.Exact:
-	default:
+	if !e.DurationKind.Known() {
 		return b
 	}
+	b = f.markBound(b, e)
 	return appendFixed(b, e.Duration, 6, f.digits)
 }
 
 // age is a duration for the eye: 1.234s, 5m06s, 3h04m, 2d03h.
 func (f *formatter) age(b []byte, e *tcp.Event) []byte {
-	switch e.DurationKind {
-	case tcp.AtLeast:
-		b = append(b, f.atLeast...)
-	case tcp.Exact:
-	default:
+	if !e.DurationKind.Known() {
 		return b
 	}
+	b = f.markBound(b, e)
 	const minute, hour, day = 60, 60 * 60, 24 * 60 * 60
 	switch s := e.Duration / 1e9; {
 	case s < minute:
