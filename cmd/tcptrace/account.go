@@ -1,9 +1,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/tcptrace/tcptrace/internal/output"
 	"github.com/tcptrace/tcptrace/internal/pipeline"
@@ -51,6 +53,16 @@ func (a account) missing() (parts []string) {
 		counted(a.forgotten, "%d sockets of the recording left out (no more fit in memory)"),
 		output.Unjudged(a.unjudged),
 	)
+}
+
+// finish says the account of a run that ended with err, which it returns. It says nothing
+// where nobody reads, or what was counted is not known.
+func (e *env) finish(account string, err error) error {
+	unknown := errors.Is(err, syscall.EPIPE) || errors.Is(err, pipeline.ErrBlocked) || errors.Is(err, pipeline.ErrUnfinished)
+	if account != "" && !unknown {
+		e.say(account)
+	}
+	return err
 }
 
 // counted is what is said of n, if there are any.

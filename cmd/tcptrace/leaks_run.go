@@ -137,19 +137,14 @@ func (c *leaksCmd) replay(e *env, filter tcp.Filter) error {
 
 // conclude ends a run: it says what is missing, and does what was asked for at the end.
 func (r *leaksRun) conclude(a account, err error) error {
-	if quiet(err) {
-		return err
-	}
 	missing := a.ofLeaks()
 	if r.kernel == nil {
 		missing = a.ofRecording()
 	}
-	if missing != "" {
-		r.env.say(missing)
+	if err := r.env.finish(missing, err); err != nil {
+		return err
 	}
 	switch {
-	case err != nil:
-		return err
 	case r.cmd.Kill:
 		return r.kill(r.kernel.Now())
 	case r.cmd.Check:

@@ -20,7 +20,6 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/tcptrace/tcptrace/internal/output"
-	"github.com/tcptrace/tcptrace/internal/pipeline"
 )
 
 // The exit statuses beside 0.
@@ -116,12 +115,6 @@ func checks(args []string) bool {
 		}
 	}
 	return false
-}
-
-// quiet reports whether a run that ended like this has nothing to say beside its error:
-// nobody reads, or what was counted is not known.
-func quiet(err error) bool {
-	return errors.Is(err, syscall.EPIPE) || errors.Is(err, pipeline.ErrBlocked) || errors.Is(err, pipeline.ErrUnfinished)
 }
 
 // plainly returns the text of err, in better words where the parser's are

@@ -76,11 +76,8 @@ func (c *traceCmd) live(e *env, s *stream, selector *tcp.Selector) error {
 	}
 	defer source.Close()
 	counts, err := pipeline.Run(e.ctx, c.config(e, source.config(probe.ReadTrace), selector), source, s)
-	if quiet(err) {
-		return err
-	}
-	e.say(account{counts: counts, losses: source.Losses(), dropped: selector.Dropped(), unjudged: selector.Unjudged()}.ofTrace())
-	return err
+	a := account{counts: counts, losses: source.Losses(), dropped: selector.Dropped(), unjudged: selector.Unjudged()}
+	return e.finish(a.ofTrace(), err)
 }
 
 func (c *traceCmd) replay(e *env, s *stream, selector *tcp.Selector) error {
@@ -90,11 +87,6 @@ func (c *traceCmd) replay(e *env, s *stream, selector *tcp.Selector) error {
 	}
 	defer source.Close()
 	counts, err := pipeline.Run(e.ctx, c.config(e, source.config(), selector), source, s)
-	if quiet(err) {
-		return err
-	}
-	if missing := (account{counts: counts, dropped: selector.Dropped(), unjudged: selector.Unjudged()}).ofRecording(); missing != "" {
-		e.say(missing)
-	}
-	return err
+	a := account{counts: counts, dropped: selector.Dropped(), unjudged: selector.Unjudged()}
+	return e.finish(a.ofRecording(), err)
 }
