@@ -58,6 +58,19 @@ func (p Proc) Root() string { return p.root }
 // HasEventPIDs reports whether the process ids of events are those of p.
 func (p Proc) HasEventPIDs() bool { return p.initial }
 
+// Mounted reports whether there is a proc file system at all.
+func (p Proc) Mounted() bool {
+	_, err := os.Lstat(filepath.Join(p.root, "self"))
+	return err == nil
+}
+
+// ShowsUs reports whether this process is in p. One that has entered another mount
+// namespace alone is not (proc_self_get_link in fs/proc/self.c).
+func (p Proc) ShowsUs() bool {
+	_, err := os.Stat(filepath.Join(p.root, "self"))
+	return err == nil
+}
+
 // Dir returns the directory of the process that an event names, or
 // ErrOtherNamespace. The process may have exited, and another may have its pid.
 func (p Proc) Dir(pid uint32) (string, error) {
