@@ -37,7 +37,7 @@ type Group struct {
 	Median  uint64 // ns, see maxAges
 
 	Growth      float64 // sockets per minute of late, see history; may be negative
-	GrowthKnown bool    // watched for minWatch at least
+	GrowthKnown bool    // watched for MinWatch at least
 	Watched     uint64  // ns since the group was first seen
 	Stayed      int     // of the sockets that it had when the judgement began, those still there
 	Reset       int     // sockets that left CLOSE_WAIT by a reset or a timeout while we watched
@@ -278,7 +278,7 @@ func (g *Group) finish(now uint64, closeVisible bool) {
 	slices.SortStableFunc(g.openers, func(a, b opener) int { return cmp.Compare(b.count, a.count) })
 	w := &g.watch
 	if w.first == 0 {
-		*w = watch{first: now, base: now, baseCount: g.Count, span: minWatch}
+		*w = watch{first: now, base: now, baseCount: g.Count, span: MinWatch}
 		g.Stayed = g.Count
 	}
 	g.Watched, g.Reset = now-w.first, w.reset
