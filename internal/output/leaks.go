@@ -333,7 +333,10 @@ func groupNotes(g *leak.Group) []string {
 	if g.Container != "" {
 		notes = append(notes, fmt.Sprintf("Container %s.", Visible(g.Container)))
 	}
-	if g.LeftKnown {
+	switch {
+	case g.FilesKnown && g.Files.Open >= g.Files.Limit:
+		notes = append(notes, fmt.Sprintf("The process has reached its limit of %d open files: socket() and accept() fail with EMFILE.", g.Files.Limit))
+	case g.LeftKnown:
 		notes = append(notes, fmt.Sprintf("At this growth its limit of %d open files is reached in %s.", g.Files.Limit, leak.Span(g.Left)))
 	}
 	return append(notes, stackLines(g)...)

@@ -55,6 +55,27 @@ PID     COMM            STATE      REMOTE                LPORT SOCKETS   OLDEST 
 	}
 }
 
+// At its limit a process cannot grow any more, so no growth says when it gets there.
+func TestReportAtTheLimit(t *testing.T) {
+	for files, want := range map[leak.Files]string{
+		{Open: 1023, Limit: 1024}:         "is reached in 1h00m.",
+		{Open: 1024, Limit: 1024}:         "has reached its limit of 1024 open files",
+		{Open: 41, Limit: 40}:             "has reached its limit of 40 open files", // it was lowered
+		{Open: 1 << 20, Limit: 1<<64 - 1}: "",
+	} {
+		r := leakReport()
+		g := r.Groups[0]
+		g.Files, g.LeftKnown = files, files.Open == 1023
+		var b strings.Builder
+		if err := NewReportColumns(&b, ReportOptions{Top: 1}).Write(r); err != nil {
+			t.Fatal(err)
+		}
+		if said := strings.Contains(b.String(), "limit of"); said != (want != "") || !strings.Contains(b.String(), want) {
+			t.Errorf("%+v: want %q in:\n%s", files, want, b.String())
+		}
+	}
+}
+
 // What a report does not show is said below it.
 func TestReportMissing(t *testing.T) {
 	var b strings.Builder
