@@ -148,6 +148,8 @@ func TestGrowthThatHasEnded(t *testing.T) {
 		"a pool that warms up":             {stuckIn(tcp.Established), tcp.Established, every(second, 1001*second, 30), 30 * second, Leak},
 		"a burst an hour ago":              {stuckIn(tcp.Established), tcp.Established, every(second, 1001*second, 500), 3600 * second, Slow},
 		"one more in an hour":              {stuckIn(tcp.Established), tcp.Established, append(every(second, 1001*second, 8), 2000*second), 3600 * second, Slow},
+		"it leaks in bursts":               {stuckIn(tcp.Established), tcp.Established, slices.Concat(every(second, 1100*second, 10), every(second, 1400*second, 10), every(second, 1700*second, 10)), 900 * second, Leak},
+		"a burst after an old one":         {stuckIn(tcp.Established), tcp.Established, slices.Concat(every(second, 10*second, 10), every(second, 1700*second, 10)), 900 * second, Slow},
 		"a slow leak":                      {stuckIn(tcp.Established), tcp.Established, every(30*second, 1001*second, 30), 600 * second, Leak},
 		"young in CLOSE_WAIT, and no more": {old, tcp.CloseWait, every(second, 1001*second, 20), 110 * second, Slow},
 		"young in CLOSE_WAIT, and more":    {old, tcp.CloseWait, every(second, 1001*second, 110), 110 * second, Leak},

@@ -291,7 +291,17 @@ func (g *Group) finish(now uint64, closeVisible bool) {
 }
 
 // growthEnded reports whether no socket has come for three times as long as it took from
-// one to the next. The count lags behind by Rule.OlderThan.
+// one to the next, nor was it ever as quiet while we watched: sockets may come in bursts.
+// The count, by which growth is measured, lags behind by Rule.OlderThan.
 func (g *Group) growthEnded(now uint64) bool {
-	return g.Growth > 0 && float64(now-min(g.newest, now)) > 3*60e9/g.Growth
+	quiet := now - min(g.newest, now)
+	if g.Growth <= 0 || float64(quiet) <= 3*60e9/g.Growth {
+		return false
+	}
+	for i := 1; i < len(g.ages) && g.ages[i] <= g.Watched; i++ {
+		if g.ages[i]-g.ages[i-1] >= quiet {
+			return false
+		}
+	}
+	return true
 }
