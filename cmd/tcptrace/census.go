@@ -1,13 +1,19 @@
 package main
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
+	"os/user"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/tcptrace/tcptrace/internal/enrich"
 	"github.com/tcptrace/tcptrace/internal/procfs"
@@ -32,6 +38,7 @@ func (c census) nothing(f tcp.Filter) error {
 		there func() bool
 	}{
 		{"--pid", len(f.PIDs), func() bool { return slices.ContainsFunc(f.PIDs, processExists) }},
+		{"--uid", len(f.UIDs), func() bool { return slices.ContainsFunc(f.UIDs, userExists) || c.hasSockets(tcp.Filter{UIDs: f.UIDs}) }},
 		{"--comm", len(f.Comm), func() bool { return processNamed(f.Comm) || c.hasSockets(tcp.Filter{Comm: f.Comm}) }},
 		{"--cgroup", len(f.Cgroups), func() bool { return c.hasPlace(c.where.HasCgroup, tcp.Filter{Cgroups: f.Cgroups}) }},
 		{"--container", len(f.Containers), func() bool { return c.hasPlace(c.where.HasContainer, tcp.Filter{Containers: f.Containers}) }},
@@ -70,13 +77,40 @@ func (c census) hasSockets(f tcp.Filter) bool {
 	return err != nil // where the look failed, nothing is claimed
 }
 
+// processExists takes no thread for a process: /proc has a directory for each, which it
+// does not list, but an event never names a thread.
 func processExists(pid uint32) bool {
-	dir, err := procfs.Open("/proc").Dir(pid)
-	if err != nil { // another PID namespace: the process may exist outside
+	group, err := procfs.Read(procfs.Open("/proc"), pid, "status", threadGroup)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ESRCH):
+		return false
+	case err != nil: // another PID namespace: the process may exist outside
 		return true
 	}
-	_, err = os.Stat(dir)
-	return !errors.Is(err, fs.ErrNotExist)
+	return group == pid
+}
+
+// threadGroup reads the process that a thread belongs to from /proc/PID/status.
+func threadGroup(r io.Reader) (pid uint32, err error) {
+	for lines := bufio.NewScanner(r); lines.Scan(); {
+		if n, _ := fmt.Sscanf(lines.Text(), "Tgid: %d", &pid); n == 1 {
+			return pid, nil
+		}
+	}
+	return 0, errors.New("there is no line Tgid")
+}
+
+// userExists reports whether a user has a name or a process. In another PID namespace a
+// process of the user may be outside.
+func userExists(uid uint32) bool {
+	if _, err := user.LookupId(strconv.FormatUint(uint64(uid), 10)); err == nil || !procfs.Open("/proc").HasEventPIDs() {
+		return true
+	}
+	dirs, _ := filepath.Glob("/proc/[0-9]*") // the pattern is well-formed
+	return slices.ContainsFunc(dirs, func(dir string) bool {
+		var process unix.Stat_t
+		return unix.Stat(dir, &process) == nil && process.Uid == uid
+	})
 }
 
 // processNamed reports whether a process has one of the names. In another PID namespace

@@ -12,14 +12,25 @@ import (
 // check prints the findings. Where there are none, it fails if it could not have found
 // any: a false all-clear is worse than no answer.
 func (r *leaksRun) check() error {
-	findings := r.last.Findings(leak.Limits{Count: (*int)(r.cmd.MaxCount), Growth: (*float64)(r.cmd.MaxGrowth)})
+	limits := leak.Limits{Count: (*int)(r.cmd.MaxCount), Growth: (*float64)(r.cmd.MaxGrowth)}
+	findings := r.last.Findings(limits)
 	for _, line := range output.Findings(findings) {
 		fmt.Fprintln(r.env.stdout, line) // an error does not change the result
 	}
 	if len(findings) > 0 {
 		return leaksFound{}
 	}
-	return errors.Join(r.blind()...)
+	return errors.Join(append(r.blind(), r.tooEarly(limits))...)
+}
+
+// tooEarly returns an error for groups of which the watch was too short to say that they
+// do not leak. A group that came up during a watch that was long enough is for the next.
+func (r *leaksRun) tooEarly(limits leak.Limits) error {
+	if n := r.last.Undecided; n > 0 && limits == (leak.Limits{}) && r.last.Watched < leak.MinWatch {
+		return fmt.Errorf("%s may leak, it is too early to tell: watch for longer, as with -d %s",
+			leak.Counted(n, "group"), leak.Span(leak.MinWatch+2e9))
+	}
+	return nil
 }
 
 // warn says on stderr what the last report could not judge.

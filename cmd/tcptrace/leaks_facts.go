@@ -17,7 +17,11 @@ func leakFacts(p *probe.Probe, procRoot string, stacks bool) leak.Facts {
 		},
 		Ports: func(netns uint32) (leak.PortRange, error) {
 			first, last, err := p.PortRange(netns)
-			return leak.PortRange{First: first, Last: last}, err
+			if err != nil {
+				return leak.PortRange{}, err
+			}
+			reserved, err := p.ReservedPorts(netns)
+			return leak.PortRange{First: first, Last: last, Reserved: reserved}, err
 		},
 	}
 	if stacks {

@@ -290,6 +290,20 @@ func TestFillFromAnotherPIDNamespace(t *testing.T) {
 	}
 }
 
+// A /proc that is not there, or is not ours, does not make a PID namespace of our own.
+func TestFindingsWithoutOurProc(t *testing.T) {
+	empty, foreign := t.TempDir(), t.TempDir()
+	if err := os.Symlink("77", filepath.Join(foreign, "self")); err != nil { // which leads nowhere
+		t.Fatal(err)
+	}
+	for root, want := range map[string]string{empty: "no proc file system is mounted", foreign: "which tcptrace is not in"} {
+		got := New(root, t.TempDir()).pidFinding()
+		if !strings.Contains(got.Means, want) || strings.Contains(got.Means, "of its own") {
+			t.Errorf("got %q, want %q", got.Means, want)
+		}
+	}
+}
+
 // TestFillFromCgroupNamespace is a pod that is privileged and has its own cgroup
 // namespace, as on pure cgroup v2.
 func TestFillFromCgroupNamespace(t *testing.T) {

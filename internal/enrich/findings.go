@@ -26,7 +26,16 @@ func (e *Enricher) Limitations() (sentences []string) {
 
 func (e *Enricher) pidFinding() Finding {
 	f := Finding{Name: "PID namespace", Found: "the host's"}
-	if !e.proc.HasEventPIDs() {
+	switch {
+	case e.proc.HasEventPIDs():
+	case !e.proc.Mounted():
+		f.Found = "not known"
+		f.Means = fmt.Sprintf("no proc file system is mounted at %s: nothing is read of processes; mount the host's", e.proc.Root())
+	case !e.proc.ShowsUs():
+		f.Found = "another one's /proc"
+		f.Means = fmt.Sprintf("%s is that of a PID namespace which tcptrace is not in: nothing is read of processes, as others have their PIDs there; "+
+			"mount the host's, or leave this mount namespace", e.proc.Root())
+	default:
 		f.Found = "one of its own"
 		f.Means = "this is a PID namespace of its own: processes are shown by the PIDs that they have on the host, and nothing is read of " +
 			"them, as other processes have these PIDs here: not their limits, their code or their present name; sockets that " +

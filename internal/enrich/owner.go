@@ -52,7 +52,7 @@ func (e *Enricher) owner(ev *tcp.Event) owner {
 	}
 	o.check = ev.BootNS + retryNS
 	// A process that began after the event is a stranger that got the pid.
-	if stat, err := e.proc.Stat(ev.PID); err == nil && stat.Start*procfs.Tick <= ev.BootNS {
+	if stat, err := e.proc.Stat(ev.PID); err == nil && e.proc.Began(stat) <= ev.BootNS {
 		if stat.Start != o.start {
 			o.container = ""
 		}

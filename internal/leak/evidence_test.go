@@ -148,6 +148,8 @@ func TestGrowthThatHasEnded(t *testing.T) {
 		"a pool that warms up":             {stuckIn(tcp.Established), tcp.Established, every(second, 1001*second, 30), 30 * second, Leak},
 		"a burst an hour ago":              {stuckIn(tcp.Established), tcp.Established, every(second, 1001*second, 500), 3600 * second, Slow},
 		"one more in an hour":              {stuckIn(tcp.Established), tcp.Established, append(every(second, 1001*second, 8), 2000*second), 3600 * second, Slow},
+		"it leaks in bursts":               {stuckIn(tcp.Established), tcp.Established, slices.Concat(every(second, 1100*second, 10), every(second, 1400*second, 10), every(second, 1700*second, 10)), 900 * second, Leak},
+		"a burst after an old one":         {stuckIn(tcp.Established), tcp.Established, slices.Concat(every(second, 10*second, 10), every(second, 1700*second, 10)), 900 * second, Slow},
 		"a slow leak":                      {stuckIn(tcp.Established), tcp.Established, every(30*second, 1001*second, 30), 600 * second, Leak},
 		"young in CLOSE_WAIT, and no more": {old, tcp.CloseWait, every(second, 1001*second, 20), 110 * second, Slow},
 		"young in CLOSE_WAIT, and more":    {old, tcp.CloseWait, every(second, 1001*second, 110), 110 * second, Leak},
@@ -347,7 +349,7 @@ func TestLimitIsOfDescriptors(t *testing.T) {
 
 // A port is taken by whoever holds it, not by TIME_WAIT alone.
 func TestPortsHeld(t *testing.T) {
-	table := NewTimeWaitTable(1000*second, func(uint32) (PortRange, error) { return PortRange{40000, 40499}, nil })
+	table := NewTimeWaitTable(1000*second, func(uint32) (PortRange, error) { return PortRange{First: 40000, Last: 40499}, nil })
 	client := row(tcp.TimeWait, 1010*second, second)
 	client.Role, client.Remote = tcp.Client, netip.MustParseAddrPort("10.0.0.1:5432")
 	at := func(state tcp.State, port int, remote string) *tcp.Event {
@@ -370,6 +372,35 @@ func TestPortsHeld(t *testing.T) {
 	}
 	if share, known := groups[0].Share(); !known || share != 0.94 {
 		t.Errorf("the share is %v, %v, want 0.94", share, known)
+	}
+}
+
+// What connect() cannot have, whatever the destination, is taken: what the administrator
+// has reserved is not of the range at all, and it passes over the ports of servers.
+func TestPortsOutOfReach(t *testing.T) {
+	ports := PortRange{First: 40000, Last: 40099, Reserved: [][2]uint16{{22, 22}, {39990, 40009}, {40050, 40059}, {40099, 40200}}}
+	table := NewTimeWaitTable(1000*second, func(uint32) (PortRange, error) { return ports, nil })
+	at := func(state tcp.State, role tcp.Role, port int) *tcp.Event {
+		e := row(state, 1010*second, second)
+		e.Role, e.Local, e.Remote = role, netip.AddrPortFrom(e.Local.Addr(), uint16(port)), netip.MustParseAddrPort("10.0.0.1:5432")
+		return &e
+	}
+	for range 2 { // a second look forgets the first
+		table.Begin(1010 * second)
+		for _, port := range []int{40010, 40011, 40055, 39990} { // the last two were reserved later
+			table.Add(at(tcp.TimeWait, tcp.Client, port))
+		}
+		for _, port := range []int{40020, 40021, 40050} { // the last is reserved
+			table.AddOther(at(tcp.Listen, tcp.Listener, port))
+		}
+		for range 5 {
+			table.AddOther(at(tcp.Established, tcp.Server, 40020)) // all on the port of one listener
+		}
+		table.AddOther(at(tcp.CloseWait, tcp.Server, 40022)) // the listener is gone, the port is not free
+		groups := table.End()
+		if len(groups) != 1 || groups[0].Count != 4 || groups[0].Held != 5 || groups[0].Ports != 79 {
+			t.Fatalf("got %+v", groups[0])
+		}
 	}
 }
 

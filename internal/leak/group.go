@@ -37,7 +37,7 @@ type Group struct {
 	Median  uint64 // ns, see maxAges
 
 	Growth      float64 // sockets per minute of late, see history; may be negative
-	GrowthKnown bool    // watched for minWatch at least
+	GrowthKnown bool    // watched for MinWatch at least
 	Watched     uint64  // ns since the group was first seen
 	Stayed      int     // of the sockets that it had when the judgement began, those still there
 	Reset       int     // sockets that left CLOSE_WAIT by a reset or a timeout while we watched
@@ -278,7 +278,7 @@ func (g *Group) finish(now uint64, closeVisible bool) {
 	slices.SortStableFunc(g.openers, func(a, b opener) int { return cmp.Compare(b.count, a.count) })
 	w := &g.watch
 	if w.first == 0 {
-		*w = watch{first: now, base: now, baseCount: g.Count, span: minWatch}
+		*w = watch{first: now, base: now, baseCount: g.Count, span: MinWatch}
 		g.Stayed = g.Count
 	}
 	g.Watched, g.Reset = now-w.first, w.reset
@@ -291,7 +291,17 @@ func (g *Group) finish(now uint64, closeVisible bool) {
 }
 
 // growthEnded reports whether no socket has come for three times as long as it took from
-// one to the next. The count lags behind by Rule.OlderThan.
+// one to the next, nor was it ever as quiet while we watched: sockets may come in bursts.
+// The count, by which growth is measured, lags behind by Rule.OlderThan.
 func (g *Group) growthEnded(now uint64) bool {
-	return g.Growth > 0 && float64(now-min(g.newest, now)) > 3*60e9/g.Growth
+	quiet := now - min(g.newest, now)
+	if g.Growth <= 0 || float64(quiet) <= 3*60e9/g.Growth {
+		return false
+	}
+	for i := 1; i < len(g.ages) && g.ages[i] <= g.Watched; i++ {
+		if g.ages[i]-g.ages[i-1] >= quiet {
+			return false
+		}
+	}
+	return true
 }

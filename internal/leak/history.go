@@ -3,7 +3,7 @@ package leak
 // Growth is measured over the last third of the watch, within these bounds: growth
 // that has ended accuses nobody, and a slow leak still grows within the window.
 const (
-	minWatch  = 10e9  // ns; also how long a group is watched before it is judged by growth
+	MinWatch  = 10e9  // ns; also how long a group is watched before it is judged by growth or acquitted
 	maxWindow = 600e9 // ns
 )
 
@@ -23,13 +23,13 @@ type history struct {
 // growth takes the count of a refresh, and returns how many sockets came per minute
 // within the window; false: not watched for long enough.
 func (h *history) growth(now, watched uint64, count int) (perMinute float64, known bool) {
-	window := min(max(minWatch, watched/3), maxWindow)
+	window := min(max(MinWatch, watched/3), maxWindow)
 	for h.n > 1 && now-h.points[1].at >= window || h.n == historySize {
 		copy(h.points[:], h.points[1:h.n])
 		h.n--
 	}
 	if h.n > 0 {
-		if span := now - h.points[0].at; span >= minWatch {
+		if span := now - h.points[0].at; span >= MinWatch {
 			perMinute, known = float64(count-h.points[0].count)/(float64(span)/60e9), true
 		}
 	}

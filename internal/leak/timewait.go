@@ -28,7 +28,7 @@ type Destination struct {
 	Remote    netip.AddrPort // port 0: the clients of a server
 
 	Count   int    // TIME_WAITs now
-	Held    int    // sockets, in whatever state, that hold a local port of the range
+	Held    int    // local ports of the range that no new connection to the destination can have
 	Ports   int    // size of the range that connect() picks from; 0: not known
 	Watched uint64 // ns since the watch began
 
@@ -47,13 +47,32 @@ type Destination struct {
 
 // PortRange is the range of local ports that connect() picks from; the zero value: not
 // known.
-type PortRange struct{ First, Last uint16 }
+type PortRange struct {
+	First, Last uint16
+	Reserved    [][2]uint16 // the first and the last of those that it leaves out, apart from each other
+}
 
 func (r PortRange) size() int {
 	if r.Last == 0 || r.Last < r.First {
 		return 0
 	}
-	return int(r.Last) - int(r.First) + 1
+	n := int(r.Last) - int(r.First) + 1
+	for _, left := range r.Reserved {
+		n -= max(0, int(min(left[1], r.Last))-int(max(left[0], r.First))+1)
+	}
+	return n
+}
+
+func (r PortRange) contains(port uint16) bool {
+	return port >= r.First && port <= r.Last && !slices.ContainsFunc(r.Reserved, func(left [2]uint16) bool {
+		return port >= left[0] && port <= left[1]
+	})
+}
+
+// portOf is a local port of a network namespace.
+type portOf struct {
+	netns uint32
+	port  uint16
 }
 
 // Closer is a process that closed connections first.
@@ -151,6 +170,7 @@ type TimeWaitTable struct {
 	order        []*Destination
 	ports        func(netns uint32) (PortRange, error) // nil: not known
 	ranges       map[uint32]PortRange                  // read once per refresh
+	bound        map[portOf]struct{}                   // of the refresh: ports that servers have, see AddOther
 	unplaced     int
 }
 
@@ -160,7 +180,7 @@ type TimeWaitTable struct {
 func NewTimeWaitTable(first uint64, ports func(netns uint32) (PortRange, error)) *TimeWaitTable {
 	return &TimeWaitTable{
 		first: first, ports: ports,
-		destinations: make(map[destinationKey]*Destination), ranges: make(map[uint32]PortRange),
+		destinations: make(map[destinationKey]*Destination), ranges: make(map[uint32]PortRange), bound: make(map[portOf]struct{}),
 	}
 }
 
@@ -239,6 +259,7 @@ func (d *Destination) closer(e *tcp.Event) {
 func (t *TimeWaitTable) Begin(now uint64) {
 	t.now, t.unplaced = now, 0
 	clear(t.ranges)
+	clear(t.bound)
 	for _, d := range t.destinations {
 		d.Count, d.Held = 0, 0
 		d.ports = t.portsOf(d.NetNS)
@@ -257,16 +278,36 @@ func (t *TimeWaitTable) Add(row *tcp.Event) {
 }
 
 // AddOther counts a socket in another state, which holds its port just as well. It
-// comes after the TIME_WAITs.
+// comes after the TIME_WAITs. connect() passes over the port of a server, whatever the
+// destination and the address (__inet_hash_connect in net/ipv4/inet_hashtables.c).
 func (t *TimeWaitTable) AddOther(row *tcp.Event) {
+	if row.New == tcp.Listen || row.Role == tcp.Server {
+		if port := row.Local.Port(); t.portsOf(row.NetNS).contains(port) {
+			t.bound[portOf{row.NetNS, port}] = struct{}{}
+		}
+		return
+	}
 	if _, d := t.find(row); d != nil {
 		d.hold(row)
 	}
 }
 
 func (d *Destination) hold(row *tcp.Event) {
-	if port := row.Local.Port(); !d.Server() && port >= d.ports.First && port <= d.ports.Last {
+	if !d.Server() && d.ports.contains(row.Local.Port()) {
 		d.Held++
+	}
+}
+
+// holdBound adds the ports of servers to what is held of each destination.
+func (t *TimeWaitTable) holdBound() {
+	perNetns := make(map[uint32]int)
+	for at := range t.bound {
+		perNetns[at.netns]++
+	}
+	for _, d := range t.destinations {
+		if !d.Server() {
+			d.Held += perNetns[d.NetNS]
+		}
 	}
 }
 
@@ -277,6 +318,7 @@ func (t *TimeWaitTable) Unplaced() int { return t.unplaced }
 // the next Begin.
 func (t *TimeWaitTable) End() []*Destination {
 	t.order = t.order[:0]
+	t.holdBound()
 	for key, d := range t.destinations {
 		if d.Count == 0 && d.Overflow == 0 {
 			delete(t.destinations, key) // all there was to say is over

@@ -28,7 +28,7 @@ func (g *Group) judge(now uint64, closeVisible bool) {
 	if 2*g.Stayed < w.baseCount {
 		w.doubtful = !closeVisible && 2*(g.Stayed+w.resetBase) >= w.baseCount
 		w.base, w.baseCount, w.resetBase, w.leaving = now, g.Count, 0, true
-		w.span = max(minWatch, 2*g.Oldest)
+		w.span = max(MinWatch, 2*g.Oldest)
 		g.Stayed = g.Count
 	}
 	watched := now-w.base >= w.span

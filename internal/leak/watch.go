@@ -179,9 +179,9 @@ func (w *Watch) refresh(now uint64, visit func(*Group, *tcp.Event)) error {
 	return err
 }
 
-// holdingPorts are the states, beside TIME_WAIT, in which a connection has a local port.
+// holdingPorts are the states, beside TIME_WAIT, in which a socket has a local port.
 var holdingPorts = []tcp.State{
-	tcp.Established, tcp.SynSent, tcp.FinWait1, tcp.FinWait2, tcp.CloseWait, tcp.LastAck, tcp.Closing,
+	tcp.Listen, tcp.Established, tcp.SynSent, tcp.FinWait1, tcp.FinWait2, tcp.CloseWait, tcp.LastAck, tcp.Closing,
 }
 
 func (w *Watch) refreshTimeWait(now uint64) error {

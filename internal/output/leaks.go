@@ -303,6 +303,9 @@ func title(r *leak.Report) string {
 		if r.Leaks > 0 {
 			leaks = leak.Counted(r.Leaks, "leak")
 		}
+		if r.Undecided > 0 { // "no leaks" alone would clear them
+			leaks += fmt.Sprintf(", %d undecided", r.Undecided)
+		}
 		fmt.Fprintf(&b, "%s for %s or longer: %s, %s, %s; watched %s", StateNames(r.States), leak.Span(r.OlderThan),
 			leak.Counted(r.Sockets, "socket"), leak.Counted(len(r.Groups), "group"), leaks, leak.Span(r.Watched))
 	}
@@ -318,13 +321,20 @@ func title(r *leak.Report) string {
 	return b.String()
 }
 
-// StateNames writes states for a sentence: "CLOSE_WAIT and CLOSE".
+// StateNames writes states for a sentence: "FIN_WAIT1, LAST_ACK and CLOSING".
 func StateNames(states []tcp.State) string {
-	names := make([]string, len(states))
+	var b strings.Builder
 	for i, s := range states {
-		names[i] = s.String()
+		switch i {
+		case 0:
+		case len(states) - 1:
+			b.WriteString(" and ")
+		default:
+			b.WriteString(", ")
+		}
+		b.WriteString(s.String())
 	}
-	return strings.Join(names, " and ")
+	return b.String()
 }
 
 // groupNotes is what is said below the figures of a group.
@@ -333,7 +343,10 @@ func groupNotes(g *leak.Group) []string {
 	if g.Container != "" {
 		notes = append(notes, fmt.Sprintf("Container %s.", Visible(g.Container)))
 	}
-	if g.LeftKnown {
+	switch {
+	case g.FilesKnown && g.Files.Open >= g.Files.Limit:
+		notes = append(notes, fmt.Sprintf("The process has reached its limit of %d open files: socket() and accept() fail with EMFILE.", g.Files.Limit))
+	case g.LeftKnown:
 		notes = append(notes, fmt.Sprintf("At this growth its limit of %d open files is reached in %s.", g.Files.Limit, leak.Span(g.Left)))
 	}
 	return append(notes, stackLines(g)...)
@@ -394,14 +407,16 @@ func Findings(findings []leak.Finding) (lines []string) {
 			continue
 		}
 		g := f.Group
-		pid, growth := "-", "unknown growth"
+		owner, growth := "", "unknown growth"
 		if g.PID != 0 {
-			pid = strconv.FormatUint(uint64(g.PID), 10)
+			owner = fmt.Sprintf("pid %d (%s) has ", g.PID, Visible(g.Comm))
+		} else if g.Comm != "" {
+			owner = fmt.Sprintf("processes named %s have ", Visible(g.Comm))
 		}
 		if g.GrowthKnown {
 			growth = fmt.Sprintf("%+.1f a minute", g.Growth)
 		}
-		lines = append(lines, fmt.Sprintf("%s: pid %s (%s) has %s in %s to %s, %s: %s", f.Why, pid, Visible(g.Comm),
+		lines = append(lines, fmt.Sprintf("%s: %s%s in %s to %s, %s: %s", f.Why, owner,
 			leak.Counted(g.Count, "socket"), g.State, remoteText(g.Remote), growth, g.Diagnosis))
 	}
 	return lines

@@ -55,6 +55,55 @@ PID     COMM            STATE      REMOTE                LPORT SOCKETS   OLDEST 
 	}
 }
 
+// At its limit a process cannot grow any more, so no growth says when it gets there.
+func TestReportAtTheLimit(t *testing.T) {
+	for files, want := range map[leak.Files]string{
+		{Open: 1023, Limit: 1024}:         "is reached in 1h00m.",
+		{Open: 1024, Limit: 1024}:         "has reached its limit of 1024 open files",
+		{Open: 41, Limit: 40}:             "has reached its limit of 40 open files", // it was lowered
+		{Open: 1 << 20, Limit: 1<<64 - 1}: "",
+	} {
+		r := leakReport()
+		g := r.Groups[0]
+		g.Files, g.LeftKnown = files, files.Open == 1023
+		var b strings.Builder
+		if err := NewReportColumns(&b, ReportOptions{Top: 1}).Write(r); err != nil {
+			t.Fatal(err)
+		}
+		if said := strings.Contains(b.String(), "limit of"); said != (want != "") || !strings.Contains(b.String(), want) {
+			t.Errorf("%+v: want %q in:\n%s", files, want, b.String())
+		}
+	}
+}
+
+// What is not decided is not cleared.
+func TestReportUndecided(t *testing.T) {
+	r := leakReport()
+	r.Leaks, r.Undecided = 0, 2
+	r.States = []tcp.State{tcp.FinWait1, tcp.LastAck, tcp.Closing}
+	var b strings.Builder
+	if err := NewReportColumns(&b, ReportOptions{}).Write(r); err != nil {
+		t.Fatal(err)
+	}
+	if want := "FIN_WAIT1, LAST_ACK and CLOSING for 10s or longer: 3 sockets, 2 groups, no leaks, 2 undecided; watched 12s"; !strings.HasPrefix(b.String(), want) {
+		t.Errorf("got %s, want %s", b.String(), want)
+	}
+}
+
+// A finding says whose the sockets are, if anybody's.
+func TestFindingsOwner(t *testing.T) {
+	for want, g := range map[string]*leak.Group{
+		"leak: pid 7 (app) has 2 sockets in CLOSE_WAIT to *, unknown growth: It leaks.":          {PID: 7, Comm: "app"},
+		"leak: processes named app have 2 sockets in CLOSE_WAIT to *, unknown growth: It leaks.": {Comm: "app"},
+		"leak: 2 sockets in CLOSE_WAIT to *, unknown growth: It leaks.":                          {},
+	} {
+		g.Count, g.State, g.Diagnosis = 2, tcp.CloseWait, "It leaks."
+		if got := Findings([]leak.Finding{{Why: "leak", Group: g}}); len(got) != 1 || got[0] != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
 // What a report does not show is said below it.
 func TestReportMissing(t *testing.T) {
 	var b strings.Builder

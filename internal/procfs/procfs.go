@@ -28,7 +28,8 @@ var ErrOtherNamespace = errors.New("/proc belongs to another PID namespace than 
 // Proc is a proc file system.
 type Proc struct {
 	root    string
-	initial bool // it shows the initial PID namespace
+	initial bool  // it shows the initial PID namespace
+	shift   int64 // ns that our time namespace adds to the times in it
 }
 
 // Open looks at the proc file system at root ("/proc"). One that cannot be
@@ -37,7 +38,21 @@ func Open(root string) Proc {
 	p := Proc{root: root, initial: true}
 	stat, err := p.Stat(Kthreadd)
 	p.initial = err == nil && stat.KernelThread || err != nil && isOurs(root)
+	if began := int64(stat.Start * Tick); p.initial && max(began, -began) > longestBoot {
+		p.shift = began
+	}
 	return p
+}
+
+// longestBoot is how long after the boot Kthreadd begins at the most, in ns. In a time
+// namespace, /proc/PID/stat adds the offset of whoever reads it (do_task_stat in
+// fs/proc/array.c); what is below zero then wraps around.
+const longestBoot = 10e9
+
+// Began is when a process began, in ns of CLOCK_BOOTTIME as BPF programs read it, to
+// within a Tick.
+func (p Proc) Began(s Stat) uint64 {
+	return uint64(max(0, int64(s.Start*Tick)-p.shift))
 }
 
 // isOurs reports whether we are in the initial PID namespace and root shows it. It
@@ -57,6 +72,19 @@ func (p Proc) Root() string { return p.root }
 
 // HasEventPIDs reports whether the process ids of events are those of p.
 func (p Proc) HasEventPIDs() bool { return p.initial }
+
+// Mounted reports whether there is a proc file system at all.
+func (p Proc) Mounted() bool {
+	_, err := os.Lstat(filepath.Join(p.root, "self"))
+	return err == nil
+}
+
+// ShowsUs reports whether this process is in p. One that has entered another mount
+// namespace alone is not (proc_self_get_link in fs/proc/self.c).
+func (p Proc) ShowsUs() bool {
+	_, err := os.Stat(filepath.Join(p.root, "self"))
+	return err == nil
+}
 
 // Dir returns the directory of the process that an event names, or
 // ErrOtherNamespace. The process may have exited, and another may have its pid.
@@ -118,7 +146,7 @@ func readFile[T any](name string, parse func(io.Reader) (T, error)) (v T, err er
 // Stat distinguishes a process, and a program in it, from others that have the same
 // pid before it or after it.
 type Stat struct {
-	Start        uint64    // when the process began, in ticks since the boot; see Tick
+	Start        uint64    // when the process began, in ticks since the boot; see Tick and Began
 	Exec         [2]uint64 // where execve() put its code and its stack
 	KernelThread bool
 	Ended        bool   // the main thread has; others may run on

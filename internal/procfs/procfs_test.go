@@ -192,3 +192,29 @@ func TestRead(t *testing.T) {
 		t.Errorf("another namespace: got %q, %v", got, err)
 	}
 }
+
+// In a time namespace the times of processes are shifted, and those of events are not.
+func TestBegan(t *testing.T) {
+	const kthreadd = "2 (kthreadd) S 0 0 0 0 -1 2129984 0 0 0 0 0 0 0 0 20 0 1 0 %d 0 0 1 1 1 1\n"
+	const wrapped = uint64(1<<64-10_000_000_000_000) / Tick // 10,000 s before the boot
+	for name, test := range map[string]struct{ kthreadd, start, want uint64 }{
+		"the host":                  {22, 700, 7e9},
+		"a slow boot":               {300, 700, 7e9},
+		"shifted forward":           {100_000_000, 100_000_700, 7e9},
+		"shifted back":              {wrapped, wrapped + 700, 7e9},
+		"back, but not below zero":  {wrapped, 700, 10_007e9},
+		"it began while we counted": {100_000_022, 100_000_021, 0},
+	} {
+		root := t.TempDir()
+		if err := os.Mkdir(filepath.Join(root, "2"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(root, "2/stat"), fmt.Appendf(nil, kthreadd, test.kthreadd), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		got := Open(root).Began(Stat{Start: test.start})
+		if diff := max(got, test.want) - min(got, test.want); diff > Tick {
+			t.Errorf("%s: got %d, want %d", name, got, test.want)
+		}
+	}
+}
