@@ -141,7 +141,7 @@ func (r *result) report() string {
 	return b.String()
 }
 
-// cell identifies a row of the table.
+// cell identifies a field of a guest's row.
 type cell struct{ feature, way string }
 
 // feature names what a test is about: the group of scenarios it belongs to.
@@ -165,33 +165,49 @@ func feature(test string) string {
 	}
 }
 
-// table shows every feature on every kernel, and why a test was not run.
+// table shows every guest and every feature, one block for each way to hook in, and why a
+// test was not run.
 func table(results []*result) string {
-	var rows []cell
 	var b strings.Builder
 	var notes []string
-	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprint(w, "FEATURE\tWAY")
-	for _, r := range results {
-		fmt.Fprintf(w, "\t%s", r.version())
-		for _, t := range r.leaves() {
-			if row := (cell{feature(t.name), t.way}); !slices.Contains(rows, row) {
-				rows = append(rows, row)
-			}
-		}
-	}
-	for _, row := range rows {
-		fmt.Fprintf(w, "\n%s\t%s", row.feature, row.way)
+	for _, block := range blocks(results) {
+		w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+		fmt.Fprintf(w, "%s\t%s\n", strings.ToUpper(block.way), strings.Join(block.features, "\t"))
 		for _, r := range results {
-			fmt.Fprintf(w, "\t%s", r.verdict(row, &notes))
+			fmt.Fprint(w, r.version())
+			for _, f := range block.features {
+				fmt.Fprintf(w, "\t%s", r.verdict(cell{f, block.way}, &notes))
+			}
+			fmt.Fprintln(w)
 		}
+		w.Flush()
+		fmt.Fprintln(&b)
 	}
-	fmt.Fprintln(w)
-	w.Flush()
 	for i, note := range notes {
 		fmt.Fprintf(&b, "[%d] %s\n", i+1, note)
 	}
 	return b.String()
+}
+
+// block is a part of the table.
+type block struct {
+	way      string
+	features []string
+}
+
+func blocks(results []*result) (all []*block) {
+	for _, r := range results {
+		for _, t := range r.leaves() {
+			i := slices.IndexFunc(all, func(b *block) bool { return b.way == t.way })
+			if i < 0 {
+				i, all = len(all), append(all, &block{way: t.way})
+			}
+			if f := feature(t.name); !slices.Contains(all[i].features, f) {
+				all[i].features = append(all[i].features, f)
+			}
+		}
+	}
+	return all
 }
 
 // version is that of the kernel without what Debian adds, and the guest's variant.
@@ -205,11 +221,11 @@ func (r *result) version() string {
 }
 
 // verdict is a field of the table. The reasons of what was skipped go to notes.
-func (r *result) verdict(row cell, notes *[]string) string {
+func (r *result) verdict(c cell, notes *[]string) string {
 	passed, failed := 0, 0
 	var skipped strings.Builder
 	for _, t := range r.leaves() {
-		if (cell{feature(t.name), t.way}) != row {
+		if (cell{feature(t.name), t.way}) != c {
 			continue
 		}
 		switch t.status {

@@ -51,9 +51,18 @@ func TestTable(t *testing.T) {
 		resultOf(t, "7", failing.Replace(said)+ended),
 		confined,
 	})
-	want := `FEATURE   WAY          5.10          6.1.0-56    7.2.13        6.12.57-confidentiality
-close     tracepoints  FAIL not run  pass 1 [1]  FAIL 1 of 1   -
-lockdown  auto         FAIL not run  -           FAIL not run  pass 1
+	want := `TRACEPOINTS              close
+5.10                     FAIL not run
+6.1.0-56                 pass 1 [1]
+7.2.13                   FAIL 1 of 1
+6.12.57-confidentiality  -
+
+AUTO                     lockdown
+5.10                     FAIL not run
+6.1.0-56                 -
+7.2.13                   FAIL not run
+6.12.57-confidentiality  pass 1
+
 [1] MPTCP: no MPTCP: CONFIG_MPTCP
 `
 	if diff := cmp.Diff(want, got); diff != "" {
