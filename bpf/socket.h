@@ -374,7 +374,7 @@ static __noinline int change_state(void *ctx, struct tcp_sock *tp, struct sock_i
 	if (connect_due(c, new))
 		info->flags |= INFO_CONNECT;
 	else if (next != old) /* else the mini-socket goes on in FIN_WAIT2: nothing happened */
-		emit(now, info->sk, c, info, next, why, caused_by_error(why) ? sk->sk_err : 0, tp);
+		emit(now, info->sk, c, info, next, why, caused_by_error(sk, why) ? sk->sk_err : 0, tp);
 	info->state = new;
 	info->since = now;
 	info->kind = DURATION_EXACT;

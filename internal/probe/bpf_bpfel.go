@@ -32,6 +32,7 @@ const (
 	bpfCallerCALLER_LISTEN     bpfCaller = 13
 	bpfCallerCALLER_SHUTDOWN   bpfCaller = 14
 	bpfCallerCALLER_DISCONNECT bpfCaller = 15
+	bpfCallerCALLER_CLOSE      bpfCaller = 16
 )
 
 type bpfCpuState struct {
