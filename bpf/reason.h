@@ -27,6 +27,7 @@ struct transition {
 	u8 new;
 	u8 in_task;
 	u8 released; /* the file is gone, see needs_released() */
+	u8 counted;  /* in untracked */
 };
 
 static __always_inline bool sock_flag(const struct sock *sk, int flag)

@@ -43,6 +43,7 @@ type bpfCpuState struct {
 	LastEmittedState uint64
 	NoRoom           uint64
 	NoRoomState      uint64
+	Counted          uint64
 	Refusing         bool
 	_                [7]byte
 	Refused          bpfRequest
