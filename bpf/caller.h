@@ -26,9 +26,10 @@ enum caller {
 	CALLER_LISTEN,     /* inet_csk_listen_start: listen() */
 	CALLER_SHUTDOWN,   /* inet_shutdown: shutdown() */
 	CALLER_DISCONNECT, /* __inet_stream_connect itself: connect() to AF_UNSPEC */
+	CALLER_CLOSE,      /* __tcp_close itself, tcp_close before 5.11: close() */
 };
 
-#define MAX_CALLERS 28
+#define MAX_CALLERS 30
 #define MAX_FRAMES 12
 #define OWN_FRAMES 2 /* who_called and the BPF function that calls it */
 

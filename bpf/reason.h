@@ -27,6 +27,7 @@ struct transition {
 	u8 new;
 	u8 in_task;
 	u8 released; /* the file is gone, see needs_released() */
+	u8 counted;  /* in untracked */
 };
 
 static __always_inline bool sock_flag(const struct sock *sk, int flag)
@@ -101,15 +102,18 @@ static __always_inline bool fin_acked(const struct tcp_sock *tp)
 }
 
 /*
- * in_close: __tcp_close is at work, and has not sent a FIN. It sets sk_shutdown first;
- * shutdown() of these states leaves them at once.
+ * in_close: __tcp_close is at work, and has not orphaned the socket yet. sk_shutdown proves
+ * nothing by itself: shutdown() before connect() sets it, too, and fails (inet_shutdown).
+ * A subflow of MPTCP has no file that could be open, so behind its FIN an error comes first.
  */
 static __always_inline bool in_close(const struct sock *sk, const volatile struct transition *transition)
 {
 	u8 old = transition->old;
+	bool fin_sent = old != TCP_ESTABLISHED && old != TCP_CLOSE_WAIT && old != TCP_SYN_SENT;
 
-	return (old == TCP_ESTABLISHED || old == TCP_CLOSE_WAIT || old == TCP_SYN_SENT) &&
-	       sk->sk_shutdown & SEND_SHUTDOWN;
+	if (!transition->in_task || !transition->released || !(sk->sk_shutdown & SEND_SHUTDOWN))
+		return false;
+	return !fin_sent || (!sock_flag(sk, SOCK_DEAD) && (sk->sk_socket || !sk->sk_err));
 }
 
 /* unreachable: an ICMP message came. It is our own where the next hop did not answer. */
@@ -138,7 +142,9 @@ static __always_inline u8 caller_reason(u32 caller, const struct sock *sk, const
 		return REASON_RST_RECEIVED;
 	case CALLER_SEGMENT:
 		/* Data after close() goes through tcp_reset too, but not because of an RST. */
-		return old == TCP_FIN_WAIT1 || old == TCP_FIN_WAIT2 ? REASON_RST_SENT : REASON_RST_RECEIVED;
+		if (old == TCP_FIN_WAIT1 || old == TCP_FIN_WAIT2)
+			return sk->sk_err == ECONNRESET ? REASON_RST_SENT : REASON_NONE;
+		return REASON_RST_RECEIVED;
 	case CALLER_LISTEN:
 		return REASON_LISTEN_FAILED;
 	case CALLER_CONNECT: /* no route, no port, no memory */
@@ -166,17 +172,12 @@ static __always_inline u8 error_reason(const struct sock *sk, u8 old)
 	}
 }
 
-/* quiet_reason: no error ended it. */
+/* quiet_reason: no error ended it; sk_err may hold an old one. */
 static __always_inline u8 quiet_reason(const struct sock *sk, const struct tcp_sock *tp,
 				       const volatile struct transition *transition)
 {
 	bool dead = sock_flag(sk, SOCK_DEAD);
-	u8 why = REASON_NONE;
 
-	if (transition->in_task && transition->released && !dead && sk->sk_shutdown & SEND_SHUTDOWN)
-		why = abort_reason(sk, tp); /* close() after shutdown() */
-	if (why != REASON_NONE)
-		return why;
 	switch (transition->old) {
 	case TCP_FIN_WAIT2:
 		if (tp->linger2 < 0) /* TCP_LINGER2: do not linger */
@@ -223,19 +224,54 @@ static __always_inline u8 finished_reason(const struct sock *sk, u8 old)
 /*
  * caller_needed: where sk_err is not enough. A process may disconnect, or the socket
  * has a backlog (of segments and timers) that it works off; its sk_err may be an old one. In
- * a softirq whatever closes a socket has just set it. sk_err can be the same when an RST, ICMP
- * or a timeout after an ICMP message ends SYN_SENT, and when an RST or late data ends FIN_WAIT.
+ * a softirq whatever closes a socket has just set it, except behind a FIN. sk_err can be the
+ * same when an RST, ICMP or a timeout after an ICMP message ends SYN_SENT. FIN_WAIT2 ends
+ * without an error for late data, at tcp_fin_timeout, and where TIME_WAIT finds no room.
  */
 static __always_inline bool caller_needed(const struct sock *sk, const volatile struct transition *transition)
 {
-	u8 old = transition->old;
-
 	if (transition->in_task && !transition->released)
 		return true;
-	if (old == TCP_SYN_SENT || old == TCP_SYN_RECV)
+	switch (transition->old) {
+	case TCP_SYN_SENT:
+	case TCP_SYN_RECV:
 		return sk->sk_err && sk->sk_err != ETIMEDOUT;
-	return (old == TCP_FIN_WAIT1 || old == TCP_FIN_WAIT2) && sk->sk_err == ECONNRESET &&
-	       sk->sk_shutdown & RCV_SHUTDOWN;
+	case TCP_FIN_WAIT1:
+	case TCP_CLOSING:
+	case TCP_LAST_ACK:
+		return sk->sk_err;
+	case TCP_FIN_WAIT2:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/*
+ * known_quiet: the caller, which gave no reason, sets sk_err where it matters. Without
+ * kallsyms nobody is known, and an error may be the reason.
+ */
+static __always_inline bool known_quiet(u32 caller, const struct sock *sk, const volatile struct transition *transition)
+{
+	if (caller == CALLER_SEGMENT || caller == CALLER_CLOSE)
+		return true;
+	return !sk->sk_err && !(transition->in_task && !transition->released);
+}
+
+/* asked_reason asks who called. */
+static __always_inline u32 asked_reason(void *ctx, const struct tcp_sock *tp,
+					const volatile struct transition *transition, const struct conn *c)
+{
+	const struct sock *sk = &tp->inet_conn.icsk_inet.sk;
+	u32 caller = forget(who_called(ctx)), why;
+
+	why = forget(caller_reason(caller, sk, c, transition->old));
+	if (why != REASON_NONE)
+		return why;
+	if (known_quiet(caller, sk, transition))
+		return quiet_reason(sk, tp, transition);
+	/* Nothing but tcp_abort sets that error. */
+	return sk->sk_err == ECONNABORTED ? REASON_KILLED : REASON_NONE;
 }
 
 /*
@@ -247,31 +283,34 @@ static __noinline u32 close_reason(void *ctx, const struct tcp_sock *tp,
 				   const volatile struct transition *transition, const struct conn *c)
 {
 	const struct sock *sk = &tp->inet_conn.icsk_inet.sk;
-	u32 caller = CALLER_UNKNOWN, needed, closing, done, why;
+	u32 aborted = REASON_NONE, needed, closing, done;
+	u8 old = transition->old;
 
 	closing = forget(in_close(sk, transition));
 	done = forget(finished(sk, tp, transition));
 	needed = forget(caller_needed(sk, transition));
-	if (closing)
-		return transition->old == TCP_SYN_SENT ? REASON_LOCAL_CLOSE : abort_reason(sk, tp);
-	if (done)
-		return finished_reason(sk, transition->old);
-	if (transition->old == TCP_LISTEN && transition->released)
+	if (old == TCP_LISTEN && transition->released)
 		return REASON_LOCAL_CLOSE;
-	if (!needed)
-		return sk->sk_err ? error_reason(sk, transition->old) : quiet_reason(sk, tp, transition);
-	caller = forget(who_called(ctx));
-	why = forget(caller_reason(caller, sk, c, transition->old));
-	/* Without kallsyms; nothing but tcp_abort sets that error. */
-	return why == REASON_NONE && sk->sk_err == ECONNABORTED ? REASON_KILLED : why;
+	if (closing && old == TCP_SYN_SENT)
+		return REASON_LOCAL_CLOSE;
+	if (closing)
+		aborted = forget(abort_reason(sk, tp));
+	if (aborted != REASON_NONE)
+		return aborted;
+	if (done)
+		return finished_reason(sk, old);
+	if (needed)
+		return asked_reason(ctx, tp, transition, c);
+	return sk->sk_err ? error_reason(sk, old) : quiet_reason(sk, tp, transition);
 }
 
 /* caused_by_error: sk_err belongs to this end, and is not one that nobody has read yet. */
-static __always_inline bool caused_by_error(u8 why)
+static __always_inline bool caused_by_error(const struct sock *sk, u8 why)
 {
 	switch (why) {
+	case REASON_RST_SENT: /* tcp_reset, or tcp_done */
+		return sk->sk_err == ECONNRESET;
 	case REASON_RST_RECEIVED:
-	case REASON_RST_SENT:
 	case REASON_ICMP_RECEIVED:
 	case REASON_NEIGHBOR_UNREACHABLE:
 	case REASON_TIMEOUT:

@@ -162,13 +162,18 @@ static __always_inline void unknown_completed(struct request_sock *req)
 	struct sock_info *info = NULL;
 	struct sock_head head;
 	struct conn c;
-	u64 since;
+	u64 since, child;
 
 	if (!cpu || !cpu->child)
 		return;
+	child = cpu->child;
 	probe_conn(&c, req, &head);
-	if (!child_of(conn_key(&c), &info) || !info)
+	if (!child_of(conn_key(&c), &info))
 		return;
+	if (!info) {
+		cpu->counted = child;
+		return;
+	}
 	since = request_since(req, bpf_ktime_get_boot_ns());
 	if (since)
 		info->since = since;

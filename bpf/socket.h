@@ -95,8 +95,7 @@ static __always_inline void child_cloned(const struct sock *child, u64 sk)
 	};
 
 	inherit(&info.owner, listener_of(child));
-	if (bpf_map_update_elem(&socks, &sk, &info, BPF_ANY))
-		__sync_fetch_and_add(&untracked, 1);
+	bpf_map_update_elem(&socks, &sk, &info, BPF_ANY); /* or changed() tries again, and counts it */
 	if (cpu)
 		cpu->child = sk;
 }
@@ -149,7 +148,13 @@ static __always_inline void connected(struct sock_info *info, struct conn *c)
 /* init_info is for a socket that was not known, in the state that it is about to leave. */
 static __always_inline void init_info(struct sock_info *info, u64 sk, u8 old)
 {
-	__builtin_memset(info, 0, sizeof(*info));
+	u64 *words = (u64 *)info;
+
+	_Static_assert(sizeof(*info) % sizeof(*words) == 0, "whole words only");
+	/* Zeros, but the verifier must not know: it follows each value on the stack by itself. */
+#pragma unroll
+	for (int i = 0; i < sizeof(*info) / sizeof(*words); i++)
+		words[i] = nothing * 0x100000001ULL; /* all 64 bits of it */
 	info->sk = sk;
 	info->state = old;
 	/* The time between socket() and connect() or listen() is not a TCP state. */
@@ -177,10 +182,10 @@ static __noinline int missed_transition(struct sock_info *info, struct sock *sk,
 }
 
 /* insert_info counts a socket for which there is no room when it is new to us, so once. */
-static __always_inline struct sock_info *insert_info(u64 key, const struct sock_info *info, bool is_new)
+static __always_inline struct sock_info *insert_info(u64 key, const struct sock_info *info, bool count)
 {
 	if (bpf_map_update_elem(&socks, &key, info, BPF_NOEXIST)) {
-		if (is_new)
+		if (count)
 			__sync_fetch_and_add(&untracked, 1);
 		return NULL;
 	}
@@ -190,9 +195,10 @@ static __always_inline struct sock_info *insert_info(u64 key, const struct sock_
 /*
  * goes_on returns the state in which a connection continues when its full socket is closed:
  * that of the mini-socket that tcp_time_wait made for it just before, TCP_CLOSE where
- * there is none. One that found no room in timewaits is counted here, where it is once.
+ * there is none. One that found no room in timewaits is counted here, where it is once,
+ * unless its full socket was.
  */
-static __always_inline u8 goes_on(const struct conn *c)
+static __always_inline u8 goes_on(const struct conn *c, bool counted)
 {
 	u64 key = conn_key(c);
 	struct sock_info *mini = bpf_map_lookup_elem(&timewaits, &key);
@@ -203,7 +209,8 @@ static __always_inline u8 goes_on(const struct conn *c)
 	if (!cpu || cpu->no_room != key)
 		return TCP_CLOSE;
 	cpu->no_room = 0;
-	__sync_fetch_and_add(&untracked, 1);
+	if (!counted)
+		__sync_fetch_and_add(&untracked, 1);
 	return cpu->no_room_state;
 }
 
@@ -343,7 +350,7 @@ static __noinline int change_state(void *ctx, struct tcp_sock *tp, struct sock_i
 	u8 old = transition->old, new = transition->new, next = new, why;
 
 	if (new == TCP_CLOSE && (old == TCP_FIN_WAIT2 || old == TCP_CLOSING))
-		next = goes_on(c);
+		next = goes_on(c, transition->counted);
 	next = forget(next);
 	why = forget(reason(ctx, tp, transition, c, forget(next)));
 	if (info->state != old && !(info->flags & INFO_ROW_DUE))
@@ -374,7 +381,7 @@ static __noinline int change_state(void *ctx, struct tcp_sock *tp, struct sock_i
 	if (connect_due(c, new))
 		info->flags |= INFO_CONNECT;
 	else if (next != old) /* else the mini-socket goes on in FIN_WAIT2: nothing happened */
-		emit(now, info->sk, c, info, next, why, caused_by_error(why) ? sk->sk_err : 0, tp);
+		emit(now, info->sk, c, info, next, why, caused_by_error(sk, why) ? sk->sk_err : 0, tp);
 	info->state = new;
 	info->since = now;
 	info->kind = DURATION_EXACT;
@@ -458,6 +465,21 @@ static __always_inline bool held(const struct sock *sk, const struct transition 
 	return !close_is_end && !sock_flag(sk, SOCK_DEAD) && !transition->released;
 }
 
+/*
+ * is_new: a socket that finds no room is counted at its first state change, a child at that
+ * to ESTABLISHED as a rule, unless its request was counted a moment ago on this CPU.
+ */
+static __always_inline bool is_new(u64 sk, int old)
+{
+	struct cpu_state *cpu = this_cpu();
+
+	if (cpu && cpu->counted == sk) {
+		cpu->counted = 0;
+		return false;
+	}
+	return old == TCP_CLOSE || old == TCP_SYN_RECV;
+}
+
 /* changed reports one change of state, or notes what has to wait. */
 static __always_inline int changed(void *ctx, struct tcp_sock *tp, int old, int new)
 {
@@ -466,6 +488,7 @@ static __always_inline int changed(void *ctx, struct tcp_sock *tp, int old, int 
 	struct sock_info fresh, *info;
 	u64 key = (u64)tp;
 	struct conn c;
+	bool first;
 
 	read_conn(&c, &sk->__sk_common);
 	if (old == TCP_LISTEN && new == TCP_SYN_RECV) {
@@ -486,10 +509,13 @@ static __always_inline int changed(void *ctx, struct tcp_sock *tp, int old, int 
 	transition.released = forget(needs_released(&transition) && released(sk));
 	info = bpf_map_lookup_elem(&socks, &key);
 	if (!info) {
+		first = forget(is_new(key, old));
 		init_info(&fresh, key, old);
+		fresh.flags = forget(first ? 0 : INFO_COUNTED);
 		/* An orphan at its end needs no entry: tcp_destroy_sock follows or has been. */
-		info = new != TCP_CLOSE || held(sk, &transition) ? insert_info(key, &fresh, old == TCP_CLOSE) : NULL;
+		info = new != TCP_CLOSE || held(sk, &transition) ? insert_info(key, &fresh, first) : NULL;
 	}
+	transition.counted = forget(!info || info->flags & INFO_COUNTED);
 	if (!info)
 		return change_state(ctx, tp, &fresh, &c, &transition);
 	change_state(ctx, tp, info, &c, &transition);

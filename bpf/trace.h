@@ -91,6 +91,7 @@ enum info_flags {
 	INFO_MINI = 8,        /* a mini-socket that no full socket has handed over to yet */
 	INFO_CONNECT = 16,    /* CLOSE > SYN_SENT not yet emitted: there was no port to filter by */
 	INFO_UNACCEPTED = 32, /* in its listener's accept queue at its last state change */
+	INFO_COUNTED = 64,    /* found no room at first, and was counted in untracked */
 };
 
 struct sock_info {
@@ -171,6 +172,7 @@ struct cpu_state {
 	u64 last_emitted_state;
 	u64 no_room; /* conn_key() of a mini-socket that found no room in timewaits, see goes_on() */
 	u64 no_room_state;
+	u64 counted;   /* child of a request that found no room, which is counted in untracked */
 	bool refusing; /* refused is a request that tcp_check_req ended, see request_refused() */
 	struct request refused;
 };

@@ -32,6 +32,7 @@ const (
 	bpfCallerCALLER_LISTEN     bpfCaller = 13
 	bpfCallerCALLER_SHUTDOWN   bpfCaller = 14
 	bpfCallerCALLER_DISCONNECT bpfCaller = 15
+	bpfCallerCALLER_CLOSE      bpfCaller = 16
 )
 
 type bpfCpuState struct {
@@ -42,6 +43,7 @@ type bpfCpuState struct {
 	LastEmittedState uint64
 	NoRoom           uint64
 	NoRoomState      uint64
+	Counted          uint64
 	Refusing         bool
 	_                [7]byte
 	Refused          bpfRequest

@@ -16,7 +16,7 @@ import (
 )
 
 // maxCallers is MAX_CALLERS in bpf/caller.h.
-const maxCallers = 28
+const maxCallers = 30
 
 // MaxPorts is how many ports a filter in the kernel holds: MAX_PORTS in
 // bpf/trace.h.
@@ -61,6 +61,8 @@ var callers = map[string]bpfCaller{
 	"inet_csk_listen_start":      bpfCallerCALLER_LISTEN,
 	"inet_shutdown":              bpfCallerCALLER_SHUTDOWN,
 	"__inet_stream_connect":      bpfCallerCALLER_DISCONNECT,
+	"__tcp_close":                bpfCallerCALLER_CLOSE, // 5.11+
+	"tcp_close":                  bpfCallerCALLER_CLOSE,
 	"tcp_v4_rcv":                 bpfCallerCALLER_RECEIVE,
 	"tcp_v6_rcv":                 bpfCallerCALLER_RECEIVE,
 }

@@ -48,6 +48,42 @@ func TestNoRoomForTimeWait(t *testing.T) {
 	}))
 }
 
+// A connection that found no room, and whose mini-socket finds none either, is one socket.
+func TestNoRoomCountsOnce(t *testing.T) {
+	need.Kernel(t)
+	const room, connections = 8, 40
+	report(t, onOwnThread(func() {
+		l := listenOnLoopback()
+		defer unix.Close(l)
+		port := addrPort(must(unix.Getsockname(l))).Port()
+		p := must(probe.Open(probe.Config{MaxSockets: room, OwnerRefresh: -1, RemotePorts: []uint16{port}}))
+		defer p.Close()
+		var clients []int
+		for range connections {
+			clients = append(clients, connectTo(l))
+			server, _, err := unix.Accept4(l, unix.SOCK_CLOEXEC)
+			check(err, "accept")
+			defer unix.Close(server)
+		}
+		for _, fd := range clients { // those that have room first: their mini-sockets have it, too
+			check(unix.Close(fd), "close the client")
+		}
+		done, untracked := 0, uint64(0)
+		readUntil(p, "FIN_WAIT2 of all connections", func(e *tcp.Event) bool {
+			if e.Kind == tcp.Lost && e.Where == probe.WhereMap {
+				untracked += e.Lost
+			}
+			if e.Kind == tcp.Transition && e.New == tcp.FinWait2 {
+				done++
+			}
+			return done == connections && untracked >= connections-room
+		})
+		if untracked != connections-room {
+			t.Errorf("%d sockets are said to have found no room, want %d", untracked, connections-room)
+		}
+	}))
+}
+
 // A request that finds no room is known by the kernel's own stamp once it is completed: the time
 // that it lasted is not that of its last moment.
 func TestNoRoomForRequest(t *testing.T) {

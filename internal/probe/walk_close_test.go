@@ -34,6 +34,9 @@ var closeScenarios = []scenario{
 	{name: "two lives, the first one's error never read", run: unreadError},
 	{name: "an old error, then closed with unread data", run: oldErrorUnread},
 	{name: "an old error, then closed in order", run: oldErrorGraceful},
+	{name: "an old error, then TCP_LINGER2 of -1", run: oldErrorNoLinger},
+	{name: "an old error, then half-closed and closed with unread data", run: oldErrorUnreadHalfClosed},
+	{name: "an old error, then no room for TIME_WAIT", run: oldErrorNoTimeWait},
 	{name: "half-open destroyed", run: halfOpenDestroyed},
 	{name: "listener destroyed", run: listenerDestroyed},
 	{name: "SOCK_DESTROY", run: sockDestroy},
@@ -351,6 +354,46 @@ func oldErrorGraceful(n *netns) {
 fin    ESTABLISHED>CLOSE_WAIT  fin_received
 close  CLOSE_WAIT>LAST_ACK     local_close
 ack    LAST_ACK>CLOSE          fin_acked`)
+}
+
+func oldErrorNoLinger(n *netns) {
+	p := n.peer()
+	c := withOldError(n, p)
+	c.set(unix.IPPROTO_TCP, unix.TCP_LINGER2, -1)
+	n.step("close", c.close, c.in(tcp.FinWait1))
+	p.receive(flagFIN)
+	n.step("ack", func() { p.send(flagACK) }, c.in(tcp.Close))
+	c.wants(`
+close  ESTABLISHED>FIN_WAIT1  local_close
+ack    FIN_WAIT1>FIN_WAIT2    fin_acked
+ack    FIN_WAIT2>CLOSE        aborted`)
+}
+
+func oldErrorUnreadHalfClosed(n *netns) {
+	p := n.peer()
+	c := withOldError(n, p)
+	n.step("shutdown", func() { c.shutdown(unix.SHUT_WR) }, c.in(tcp.FinWait1))
+	p.receive(flagFIN)
+	n.step("data", func() { p.send(flagPSH|flagACK, 'd', 'a', 't', 'a') }, c.in(tcp.FinWait2))
+	c.unread()
+	n.step("close", c.close, c.in(tcp.Close))
+	c.wants(`
+shutdown  ESTABLISHED>FIN_WAIT1  local_shutdown
+data      FIN_WAIT1>FIN_WAIT2    fin_acked
+close     FIN_WAIT2>CLOSE        aborted`)
+}
+
+func oldErrorNoTimeWait(n *netns) {
+	p := n.peer()
+	n.sysctl("ipv4/tcp_max_tw_buckets", "0")
+	c := withOldError(n, p)
+	n.step("close", c.close, c.in(tcp.FinWait1))
+	p.receive(flagFIN)
+	n.step("ack", func() { p.send(flagACK) }, c.in(tcp.Close))
+	c.wants(`
+close  ESTABLISHED>FIN_WAIT1  local_close
+ack    FIN_WAIT1>FIN_WAIT2    fin_acked
+ack    FIN_WAIT2>CLOSE        timewait_overflow`)
 }
 
 func sockDestroy(n *netns) {

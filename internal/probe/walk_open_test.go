@@ -23,6 +23,7 @@ var openScenarios = []scenario{
 	{name: "listen fails", run: listenFails},
 	{name: "listen and connect to AF_UNSPEC", run: listenAndDisconnect},
 	{name: "refused", run: refused},
+	{name: "shut down before it connects, then refused", run: shutDownAndRefused},
 	{name: "unreachable", run: unreachable},
 	{name: "port unreachable", run: portUnreachable},
 	{name: "SYN times out without a route", slow: true, run: synWithoutRoute},
@@ -67,6 +68,21 @@ func listenAndShutdown(n *netns) {
 func refused(n *netns) {
 	nobody := netip.MustParseAddrPort(web)
 	c := n.client(nobody)
+	n.step("connect", func() { check(c.connect(nobody), "connect") }, c.in(tcp.Close))
+	c.failsWith(unix.ECONNREFUSED)
+	c.wants(`
+connect  CLOSE>SYN_SENT  connect
+connect  SYN_SENT>CLOSE  rst_received  errno=ECONNREFUSED`)
+}
+
+// shutdown() of a socket that is not connected fails, and shuts it down nevertheless. That stays
+// so while it connects, and is no sign of a close().
+func shutDownAndRefused(n *netns) {
+	nobody := netip.MustParseAddrPort(web)
+	c := n.client(nobody)
+	if err := unix.Shutdown(c.fd, unix.SHUT_WR); err != unix.ENOTCONN {
+		fail("shutdown: %v", err)
+	}
 	n.step("connect", func() { check(c.connect(nobody), "connect") }, c.in(tcp.Close))
 	c.failsWith(unix.ECONNREFUSED)
 	c.wants(`
