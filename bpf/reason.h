@@ -283,25 +283,20 @@ static __noinline u32 close_reason(void *ctx, const struct tcp_sock *tp,
 				   const volatile struct transition *transition, const struct conn *c)
 {
 	const struct sock *sk = &tp->inet_conn.icsk_inet.sk;
-	u32 aborted = REASON_NONE, needed, closing, done;
-	u8 old = transition->old;
+	u32 aborted = REASON_NONE;
 
-	closing = forget(in_close(sk, transition));
-	done = forget(finished(sk, tp, transition));
-	needed = forget(caller_needed(sk, transition));
-	if (old == TCP_LISTEN && transition->released)
+	if (transition->old == TCP_LISTEN && transition->released)
 		return REASON_LOCAL_CLOSE;
-	if (closing && old == TCP_SYN_SENT)
-		return REASON_LOCAL_CLOSE;
-	if (closing)
-		aborted = forget(abort_reason(sk, tp));
+	if (forget(in_close(sk, transition)))
+		aborted = transition->old == TCP_SYN_SENT ? REASON_LOCAL_CLOSE : abort_reason(sk, tp);
+	aborted = forget(aborted);
 	if (aborted != REASON_NONE)
 		return aborted;
-	if (done)
-		return finished_reason(sk, old);
-	if (needed)
+	if (forget(finished(sk, tp, transition)))
+		return finished_reason(sk, transition->old);
+	if (forget(caller_needed(sk, transition)))
 		return asked_reason(ctx, tp, transition, c);
-	return sk->sk_err ? error_reason(sk, old) : quiet_reason(sk, tp, transition);
+	return sk->sk_err ? error_reason(sk, transition->old) : quiet_reason(sk, tp, transition);
 }
 
 /* caused_by_error: sk_err belongs to this end, and is not one that nobody has read yet. */

@@ -460,7 +460,7 @@ static __noinline int socket_row(struct seq_file *seq, struct tcp_sock *tp)
 	fresh.sk = key;
 	fresh.kind = DURATION_AT_LEAST;
 	fresh.owner.fd = -1;
-	info = insert_info(key, &fresh, true);
+	info = insert_info(key, &fresh);
 	if (info)
 		info->flags |= fill_row(seq, tp, info, &c);
 	else

@@ -181,11 +181,11 @@ static __noinline int missed_transition(struct sock_info *info, struct sock *sk,
 	return 0;
 }
 
-/* insert_info counts a socket for which there is no room when it is new to us, so once. */
-static __always_inline struct sock_info *insert_info(u64 key, const struct sock_info *info, bool count)
+/* insert_info counts a socket for which there is no room, once. */
+static __always_inline struct sock_info *insert_info(u64 key, const struct sock_info *info)
 {
 	if (bpf_map_update_elem(&socks, &key, info, BPF_NOEXIST)) {
-		if (count)
+		if (!(info->flags & INFO_COUNTED))
 			__sync_fetch_and_add(&untracked, 1);
 		return NULL;
 	}
@@ -456,7 +456,7 @@ static __always_inline void note_listener(struct tcp_sock *tp, const struct conn
 	fresh.cgroup = cgroup_id(sk, true);
 	fresh.uid = sk->sk_uid.val;
 	own(&fresh.owner, OWNER_LISTEN);
-	insert_info(key, &fresh, true);
+	insert_info(key, &fresh);
 }
 
 /* held: there is a descriptor, so the socket outlives its connection. */
@@ -467,9 +467,10 @@ static __always_inline bool held(const struct sock *sk, const struct transition 
 
 /*
  * is_new: a socket that finds no room is counted at its first state change, a child at that
- * to ESTABLISHED as a rule, unless its request was counted a moment ago on this CPU.
+ * to ESTABLISHED as a rule, unless its request was counted a moment ago on this CPU. (Not
+ * inlined, as the stack is short.)
  */
-static __always_inline bool is_new(u64 sk, int old)
+static __noinline bool is_new(u64 sk, int old)
 {
 	struct cpu_state *cpu = this_cpu();
 
@@ -488,7 +489,6 @@ static __always_inline int changed(void *ctx, struct tcp_sock *tp, int old, int 
 	struct sock_info fresh, *info;
 	u64 key = (u64)tp;
 	struct conn c;
-	bool first;
 
 	read_conn(&c, &sk->__sk_common);
 	if (old == TCP_LISTEN && new == TCP_SYN_RECV) {
@@ -509,11 +509,10 @@ static __always_inline int changed(void *ctx, struct tcp_sock *tp, int old, int 
 	transition.released = forget(needs_released(&transition) && released(sk));
 	info = bpf_map_lookup_elem(&socks, &key);
 	if (!info) {
-		first = forget(is_new(key, old));
 		init_info(&fresh, key, old);
-		fresh.flags = forget(first ? 0 : INFO_COUNTED);
+		fresh.flags = is_new(key, old) ? 0 : INFO_COUNTED;
 		/* An orphan at its end needs no entry: tcp_destroy_sock follows or has been. */
-		info = new != TCP_CLOSE || held(sk, &transition) ? insert_info(key, &fresh, first) : NULL;
+		info = new != TCP_CLOSE || held(sk, &transition) ? insert_info(key, &fresh) : NULL;
 	}
 	transition.counted = forget(!info || info->flags & INFO_COUNTED);
 	if (!info)
