@@ -38,6 +38,14 @@ func TestLeaksTimeWait(t *testing.T) {
 	if want := float64(got.Ports-got.Sockets) / (got.Rate - float64(got.Reused)/5); got.Left < 0.8*want || got.Left > 1.2*want {
 		t.Errorf("ports run out in %.1f s, want about %.1f", got.Left, want)
 	}
+	// The first look knows the range too, with no event before it.
+	if err := os.WriteFile("/proc/sys/net/ipv4/ip_local_reserved_ports", []byte("41000-41499"), 0); err != nil {
+		t.Fatal(err)
+	}
+	out = n.output("timeout", "60", "tcptrace", "leaks", "--netns", n.namespace(), "--state", "time-wait", "--once", "-j")
+	if err := json.Unmarshal([]byte(out), &got); err != nil || got.Ports != 1500 {
+		t.Errorf("one look: %v, %d ports, want 1500, in %s", err, got.Ports, out)
+	}
 	err := exec.Command("tcptrace", "leaks", "--netns", n.namespace(), "--state", "time-wait", "--check", "-d", "2s").Run()
 	if exit, ok := err.(*exec.ExitError); !ok || exit.ExitCode() != 2 {
 		t.Errorf("--check ends with %v, want status 2", err)

@@ -358,6 +358,11 @@ func TestPortsHeld(t *testing.T) {
 		return &e
 	}
 	table.Begin(1010 * second)
+	table.Add(at(tcp.TimeWait, 40000, "10.0.0.1:5432"))
+	if !table.Again() {
+		t.Error("the range of a namespace that is new was read in the midst of a walk")
+	}
+	table.Begin(1010 * second)
 	for i := range 20 {
 		table.Add(at(tcp.TimeWait, 40000+i, "10.0.0.1:5432"))
 	}
@@ -385,7 +390,7 @@ func TestPortsOutOfReach(t *testing.T) {
 		e.Role, e.Local, e.Remote = role, netip.AddrPortFrom(e.Local.Addr(), uint16(port)), netip.MustParseAddrPort("10.0.0.1:5432")
 		return &e
 	}
-	for range 2 { // a second look forgets the first
+	for look := range 3 { // the first knows no range yet; the others forget what was before
 		table.Begin(1010 * second)
 		for _, port := range []int{40010, 40011, 40055, 39990} { // the last two were reserved later
 			table.Add(at(tcp.TimeWait, tcp.Client, port))
@@ -398,6 +403,9 @@ func TestPortsOutOfReach(t *testing.T) {
 		}
 		table.AddOther(at(tcp.CloseWait, tcp.Server, 40022)) // the listener is gone, the port is not free
 		groups := table.End()
+		if look == 0 && table.Again() {
+			continue
+		}
 		if len(groups) != 1 || groups[0].Count != 4 || groups[0].Held != 5 || groups[0].Ports != 79 {
 			t.Fatalf("got %+v", groups[0])
 		}

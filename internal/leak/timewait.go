@@ -172,11 +172,13 @@ type TimeWaitTable struct {
 	ranges       map[uint32]PortRange                  // read once per refresh
 	bound        map[portOf]struct{}                   // of the refresh: ports that servers have, see AddOther
 	unplaced     int
+	unread       bool // a row was of a namespace whose range is not in ranges
 }
 
 // NewTimeWaitTable returns an empty table of a watch that begins at first, of
 // CLOCK_BOOTTIME in ns. Once per namespace and refresh it asks ports for the range of
-// local ports; nil: it is not known.
+// local ports, in Begin and Event alone: rows may come from a walk that holds the source.
+// Nil: it is not known.
 func NewTimeWaitTable(first uint64, ports func(netns uint32) (PortRange, error)) *TimeWaitTable {
 	return &TimeWaitTable{
 		first: first, ports: ports,
@@ -199,12 +201,16 @@ func (t *TimeWaitTable) destination(e *tcp.Event) *Destination {
 	key, d := t.find(e)
 	if d == nil && len(t.destinations) < maxDestinations {
 		d = &Destination{NetNS: key.netns, Local: key.local, LocalPort: key.lport, Remote: key.remote}
-		d.ports = t.portsOf(key.netns)
+		d.ports = t.ranges[key.netns]
 		d.Ports = d.ports.size()
 		t.destinations[key] = d
 	}
 	return d
 }
+
+// Again reports whether the refresh has met a network namespace for the first time, so
+// that its range of ports is not known before the next Begin.
+func (t *TimeWaitTable) Again() bool { return t.unread }
 
 func (t *TimeWaitTable) portsOf(netns uint32) PortRange {
 	r, known := t.ranges[netns]
@@ -220,6 +226,7 @@ func (t *TimeWaitTable) Event(e *tcp.Event) {
 	if e.Kind != tcp.Transition || e.New != tcp.TimeWait && e.Old != tcp.TimeWait && e.Reason != tcp.TimewaitOverflow {
 		return
 	}
+	t.portsOf(e.NetNS)
 	d := t.destination(e)
 	switch {
 	case d == nil:
@@ -257,7 +264,7 @@ func (d *Destination) closer(e *tcp.Event) {
 
 // Begin starts a refresh at the time now.
 func (t *TimeWaitTable) Begin(now uint64) {
-	t.now, t.unplaced = now, 0
+	t.now, t.unplaced, t.unread = now, 0, false
 	clear(t.ranges)
 	clear(t.bound)
 	for _, d := range t.destinations {
@@ -269,6 +276,9 @@ func (t *TimeWaitTable) Begin(now uint64) {
 
 // Add counts a TIME_WAIT of the refresh.
 func (t *TimeWaitTable) Add(row *tcp.Event) {
+	if _, known := t.ranges[row.NetNS]; !known && t.ports != nil {
+		t.unread = true
+	}
 	if d := t.destination(row); d != nil {
 		d.Count++
 		d.hold(row)
@@ -282,7 +292,7 @@ func (t *TimeWaitTable) Add(row *tcp.Event) {
 // destination and the address (__inet_hash_connect in net/ipv4/inet_hashtables.c).
 func (t *TimeWaitTable) AddOther(row *tcp.Event) {
 	if row.New == tcp.Listen || row.Role == tcp.Server {
-		if port := row.Local.Port(); t.portsOf(row.NetNS).contains(port) {
+		if port := row.Local.Port(); t.ranges[row.NetNS].contains(port) {
 			t.bound[portOf{row.NetNS, port}] = struct{}{}
 		}
 		return

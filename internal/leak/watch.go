@@ -185,6 +185,16 @@ var holdingPorts = []tcp.State{
 }
 
 func (w *Watch) refreshTimeWait(now uint64) error {
+	err := w.lookAtTimeWait(now)
+	if err == nil && w.timeWait.Again() {
+		err = w.lookAtTimeWait(now)
+	}
+	w.destinations = w.timeWait.End()
+	return err
+}
+
+func (w *Watch) lookAtTimeWait(now uint64) error {
+	w.unjudged = tcp.Unjudged{} // a second look counts anew
 	w.timeWait.Begin(now)
 	err := w.cfg.Existing(w.cfg.Rule.States, func(row *tcp.Event) error {
 		switch {
@@ -203,6 +213,5 @@ func (w *Watch) refreshTimeWait(now uint64) error {
 			return nil
 		})
 	}
-	w.destinations = w.timeWait.End()
 	return err
 }

@@ -166,8 +166,19 @@ func TestWatchTimeWait(t *testing.T) {
 	other.New, other.Local = tcp.TimeWait, netip.MustParseAddrPort("10.0.0.7:41001")
 	h.rows = append(h.rows, other)
 	facts := h.facts()
-	facts.Ports = func(uint32) (PortRange, error) { return PortRange{First: 41000, Last: 41003}, nil }
-	w := NewWatch(Config{Rule: Rule{States: []tcp.State{tcp.TimeWait}}, Existing: h.existing, Facts: facts, Show: func(*Report) error { return nil }})
+	walking := false // the probe holds a lock then, and to find a namespace takes it
+	facts.Ports = func(uint32) (PortRange, error) {
+		if walking {
+			t.Error("the range of ports is asked for in the midst of a walk")
+		}
+		return PortRange{First: 41000, Last: 41003}, nil
+	}
+	existing := func(states []tcp.State, emit func(*tcp.Event) error) error {
+		walking = true
+		defer func() { walking = false }()
+		return h.existing(states, emit)
+	}
+	w := NewWatch(Config{Rule: Rule{States: []tcp.State{tcp.TimeWait}}, Existing: existing, Facts: facts, Show: func(*Report) error { return nil }})
 	r, err := w.Report(1000*second, nil)
 	if err != nil || len(r.Destinations) != 1 || r.Destinations[0].Held != 2 || r.Destinations[0].Count != 1 || r.Groups != nil {
 		t.Errorf("got %+v, %v", r, err)
