@@ -19,8 +19,12 @@ import (
 // TestMain lets the scripts call tcptrace, and something to trace, as programs:
 // the test binary is both.
 func TestMain(m *testing.M) {
+	os.Setenv("GORACE", noSleep)
 	testscript.Main(m, map[string]func(){"tcptrace": main, "connect": connect, "busy": busy, "leak": leakSome})
 }
+
+// noSleep keeps a program from waiting for a second at its end under the race detector.
+const noSleep = "atexit_sleep_ms=0"
 
 // connect connects to itself and closes, the client first. Before it closes it
 // says "connected" and waits for the end of its input.
@@ -65,7 +69,7 @@ func TestLive(t *testing.T) {
 // old CLOSE_WAIT, a refused IPv6 connection of a hostile name, and a loss.
 func withRecording(env *testscript.Env) error {
 	env.Setenv("TZ", "UTC")
-	env.Setenv("GORACE", "atexit_sleep_ms=0") // under the race detector a program would wait a second at its end
+	env.Setenv("GORACE", noSleep)
 	recording, err := os.ReadFile(filepath.Join("testdata", "trace.json"))
 	if err != nil {
 		return err

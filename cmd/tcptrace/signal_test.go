@@ -70,8 +70,12 @@ func (s *stopped) fill() {
 	}
 }
 
-// endsBy sends one signal, and wants the program to end by it within a second, in order
-// but not as if nothing was lost.
+// endLimit is how late a program may end. It needs 0.5 to 0.7 s, which the log has; the
+// rest is for a machine that is busy. One that does not end is killed later.
+const endLimit = 5 * time.Second
+
+// endsBy sends one signal, and wants the program to end by it at once, in order but not as
+// if nothing was lost.
 func (s *stopped) endsBy(signal syscall.Signal) {
 	s.t.Helper()
 	began := time.Now()
@@ -80,7 +84,7 @@ func (s *stopped) endsBy(signal syscall.Signal) {
 	err := s.cmd.Wait()
 	timeout.Stop()
 	s.t.Logf("%v: %v", signal, time.Since(began))
-	if took := time.Since(began); took > time.Second {
+	if took := time.Since(began); took > endLimit {
 		s.t.Errorf("%v: it took %v", signal, took)
 	}
 	var exit *exec.ExitError
@@ -138,7 +142,7 @@ func TestOneSignalEndsAWaitingReplay(t *testing.T) {
 		if err := cmd.Wait(); err != nil {
 			t.Errorf("%v: %v", signal, err)
 		}
-		if took := time.Since(began); took > time.Second {
+		if took := time.Since(began); took > endLimit {
 			t.Errorf("%v: it took %v", signal, took)
 		}
 	}
