@@ -92,8 +92,8 @@ connect  SYN_SENT>CLOSE  rst_received  errno=ECONNREFUSED`)
 
 // Two sockets may be bound to one port, with SO_REUSEADDR, while none listens.
 func listenFails(n *netns) {
-	second := n.socket("second", tcp.Listener, netip.MustParseAddr("127.0.0.1"))
-	second.bind(web)
+	second := n.socket("second", tcp.Listener, netip.IPv4Unspecified())
+	second.bind("0.0.0.0:80")
 	l := n.listener(web)
 	n.rest()
 	n.step("fail", func() {

@@ -237,12 +237,15 @@ func olderListened(n *netns) {
 }
 
 // olderHalfOpen: when the SYN-ACK is sent again between attaching and seeding, an event
-// shows the half-open connection, with the time of its SYN, and no row does.
+// shows the half-open connection, with the time of its SYN, and no row does. Here it is sent
+// again for one more SYN: on a slow machine the timer's next turn may be far away.
 func olderHalfOpen(n *netns) {
 	p := n.peer()
 	half := halfOpen(n, n.listener(hostWeb), p)
 	n.traceAfter(func() {
 		p.drain()
+		p.seq--
+		p.send(flagSYN)
 		p.receive(flagSYN | flagACK)
 	})
 	if half.hasRow() {
