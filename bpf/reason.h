@@ -27,6 +27,8 @@ struct transition {
 	u8 new;
 	u8 in_task;
 	u8 released; /* the file is gone, see needs_released() */
+	u8 next;     /* the state in which the connection goes on, see goes_on() */
+	u8 why;      /* see reason() */
 };
 
 static __always_inline bool sock_flag(const struct sock *sk, int flag)

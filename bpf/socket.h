@@ -334,18 +334,28 @@ static __always_inline void act(struct sock_info *info, const struct transition 
 		info->owner.holder = HOLDER_UNKNOWN;
 }
 
+/*
+ * decide finds out why a socket leaves its state, and where it goes on. Not inlined, and not
+ * called by change_state: the stack of who_called must not add to that one's.
+ */
+static __noinline u32 decide(void *ctx, struct tcp_sock *tp, struct transition *transition, const struct conn *c)
+{
+	u8 old = transition->old, next = transition->new;
+
+	if (next == TCP_CLOSE && (old == TCP_FIN_WAIT2 || old == TCP_CLOSING))
+		next = goes_on(c);
+	transition->next = forget(next);
+	return forget(reason(ctx, tp, transition, c, forget(next)));
+}
+
 /* Not inlined, or clang moves its reads of info before the caller's NULL check. */
 static __noinline int change_state(void *ctx, struct tcp_sock *tp, struct sock_info *info, struct conn *c,
 				   const struct transition *transition)
 {
 	struct sock *sk = &tp->inet_conn.icsk_inet.sk;
 	u64 now = bpf_ktime_get_boot_ns();
-	u8 old = transition->old, new = transition->new, next = new, why;
+	u8 old = transition->old, new = transition->new, next = transition->next, why = transition->why;
 
-	if (new == TCP_CLOSE && (old == TCP_FIN_WAIT2 || old == TCP_CLOSING))
-		next = goes_on(c);
-	next = forget(next);
-	why = forget(reason(ctx, tp, transition, c, forget(next)));
 	if (info->state != old && !(info->flags & INFO_ROW_DUE))
 		missed_transition(info, sk, old);
 	if (!info->cookie) {
@@ -484,6 +494,7 @@ static __always_inline int changed(void *ctx, struct tcp_sock *tp, int old, int 
 		return 0;
 	}
 	transition.released = forget(needs_released(&transition) && released(sk));
+	transition.why = decide(ctx, tp, &transition, &c);
 	info = bpf_map_lookup_elem(&socks, &key);
 	if (!info) {
 		init_info(&fresh, key, old);
