@@ -27,7 +27,9 @@ struct transition {
 	u8 new;
 	u8 in_task;
 	u8 released; /* the file is gone, see needs_released() */
-	u8 counted;  /* in untracked */
+	u8 next;     /* the state in which the connection goes on, see goes_on() */
+	u8 why;      /* see reason() */
+	u8 no_room;  /* its mini-socket found none in timewaits */
 };
 
 static __always_inline bool sock_flag(const struct sock *sk, int flag)

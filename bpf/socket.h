@@ -195,10 +195,9 @@ static __always_inline struct sock_info *insert_info(u64 key, const struct sock_
 /*
  * goes_on returns the state in which a connection continues when its full socket is closed:
  * that of the mini-socket that tcp_time_wait made for it just before, TCP_CLOSE where
- * there is none. One that found no room in timewaits is counted here, where it is once,
- * unless its full socket was.
+ * there is none. One that found no room in timewaits is noted here, where it is once.
  */
-static __always_inline u8 goes_on(const struct conn *c, bool counted)
+static __always_inline u8 goes_on(const struct conn *c, struct transition *transition)
 {
 	u64 key = conn_key(c);
 	struct sock_info *mini = bpf_map_lookup_elem(&timewaits, &key);
@@ -209,8 +208,7 @@ static __always_inline u8 goes_on(const struct conn *c, bool counted)
 	if (!cpu || cpu->no_room != key)
 		return TCP_CLOSE;
 	cpu->no_room = 0;
-	if (!counted)
-		__sync_fetch_and_add(&untracked, 1);
+	transition->no_room = 1;
 	return cpu->no_room_state;
 }
 
@@ -341,18 +339,28 @@ static __always_inline void act(struct sock_info *info, const struct transition 
 		info->owner.holder = HOLDER_UNKNOWN;
 }
 
+/*
+ * decide finds out why a socket leaves its state, and where it goes on. Not inlined, and not
+ * called by change_state: the stack of who_called must not add to that one's.
+ */
+static __noinline u32 decide(void *ctx, struct tcp_sock *tp, struct transition *transition, const struct conn *c)
+{
+	u8 old = transition->old, next = transition->new;
+
+	if (next == TCP_CLOSE && (old == TCP_FIN_WAIT2 || old == TCP_CLOSING))
+		next = goes_on(c, transition);
+	transition->next = forget(next);
+	return forget(reason(ctx, tp, transition, c, forget(next)));
+}
+
 /* Not inlined, or clang moves its reads of info before the caller's NULL check. */
 static __noinline int change_state(void *ctx, struct tcp_sock *tp, struct sock_info *info, struct conn *c,
 				   const struct transition *transition)
 {
 	struct sock *sk = &tp->inet_conn.icsk_inet.sk;
 	u64 now = bpf_ktime_get_boot_ns();
-	u8 old = transition->old, new = transition->new, next = new, why;
+	u8 old = transition->old, new = transition->new, next = transition->next, why = transition->why;
 
-	if (new == TCP_CLOSE && (old == TCP_FIN_WAIT2 || old == TCP_CLOSING))
-		next = goes_on(c, transition->counted);
-	next = forget(next);
-	why = forget(reason(ctx, tp, transition, c, forget(next)));
 	if (info->state != old && !(info->flags & INFO_ROW_DUE))
 		missed_transition(info, sk, old);
 	if (!info->cookie) {
@@ -489,6 +497,7 @@ static __always_inline int changed(void *ctx, struct tcp_sock *tp, int old, int 
 	struct sock_info fresh, *info;
 	u64 key = (u64)tp;
 	struct conn c;
+	bool counted; /* in untracked */
 
 	read_conn(&c, &sk->__sk_common);
 	if (old == TCP_LISTEN && new == TCP_SYN_RECV) {
@@ -507,6 +516,7 @@ static __always_inline int changed(void *ctx, struct tcp_sock *tp, int old, int 
 		return 0;
 	}
 	transition.released = forget(needs_released(&transition) && released(sk));
+	transition.why = decide(ctx, tp, &transition, &c);
 	info = bpf_map_lookup_elem(&socks, &key);
 	if (!info) {
 		init_info(&fresh, key, old);
@@ -514,7 +524,9 @@ static __always_inline int changed(void *ctx, struct tcp_sock *tp, int old, int 
 		/* An orphan at its end needs no entry: tcp_destroy_sock follows or has been. */
 		info = new != TCP_CLOSE || held(sk, &transition) ? insert_info(key, &fresh) : NULL;
 	}
-	transition.counted = forget(!info || info->flags & INFO_COUNTED);
+	counted = forget(!info || info->flags & INFO_COUNTED);
+	if (transition.no_room && !counted)
+		__sync_fetch_and_add(&untracked, 1);
 	if (!info)
 		return change_state(ctx, tp, &fresh, &c, &transition);
 	change_state(ctx, tp, info, &c, &transition);
