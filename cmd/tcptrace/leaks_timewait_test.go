@@ -2,9 +2,11 @@ package main
 
 import (
 	"encoding/json"
+	"net"
 	"os"
 	"os/exec"
 	"testing"
+	"time"
 )
 
 // TestLeaksTimeWait has a client open and close a hundred connections a second.
@@ -49,5 +51,40 @@ func TestLeaksTimeWait(t *testing.T) {
 	err := exec.Command("tcptrace", "leaks", "--netns", n.namespace(), "--state", "time-wait", "--check", "-d", "2s").Run()
 	if exit, ok := err.(*exec.ExitError); !ok || exit.ExitCode() != 2 {
 		t.Errorf("--check ends with %v, want status 2", err)
+	}
+}
+
+// TestLeaksOldTimeWait has a TIME_WAIT of a client from before the watch: its port range is
+// looked up in the middle of a walk over the sockets, for a row, and not for an event.
+func TestLeaksOldTimeWait(t *testing.T) {
+	n := newLeakNet(t)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	client, err := net.Dial("tcp", listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	client.Close() // first, so it gets the TIME_WAIT
+	time.Sleep(50 * time.Millisecond)
+	server.Close()
+	time.Sleep(50 * time.Millisecond)
+	var got struct {
+		RAddr   string
+		Sockets int
+		Ports   int `json:"local_ports"`
+	}
+	out := n.output("timeout", "-s", "KILL", "20", "tcptrace", "leaks", "--netns", n.namespace(), "--state", "time-wait", "--once", "-j")
+	if err := json.Unmarshal([]byte(out), &got); err != nil {
+		t.Fatalf("%v in %s", err, out)
+	}
+	if got.RAddr != "127.0.0.1" || got.Sockets != 1 || got.Ports == 0 {
+		t.Errorf("got %+v", got)
 	}
 }

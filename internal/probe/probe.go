@@ -78,6 +78,7 @@ type Probe struct {
 	deadline     time.Time
 	untilLoss    int // events until losses are looked at
 	seen         Losses
+	files        []openFile           // of the last TrackedSockets, see namespace
 	namespaces   map[uint64]namespace // see namespace, by inode
 	namespacesAt time.Time
 

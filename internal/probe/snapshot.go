@@ -151,9 +151,11 @@ func (p *Probe) TrackedSockets(states []tcp.State, emit func(*tcp.Event) error) 
 	}
 	p.looking.Lock()
 	defer p.looking.Unlock()
-	if err := p.refreshOnce(); err != nil {
+	files, err := p.refreshOnce()
+	if err != nil {
 		return err
 	}
+	p.files = files
 	if err := p.objs.RowStates.Set(wanted); err != nil {
 		return fmt.Errorf("prepare the walk over the known sockets: %w", err)
 	}
@@ -296,16 +298,12 @@ func readNamespaceFiles(r io.Reader) ([]openFile, error) {
 	}
 }
 
-// namespace gives a way to a network namespace.
+// namespace gives a way to a network namespace. It knows the open files that TrackedSockets
+// saw last, and does not look again: it may be called for a row, when that look holds looking.
 func (p *Probe) namespace(inode uint32) (namespace, error) {
 	if time.Since(p.namespacesAt) > namespaceInterval {
-		p.looking.Lock()
-		files, err := walkFiles(&p.objs, bpfPassModePASS_MARK)
-		p.looking.Unlock()
-		if err != nil {
-			return namespace{}, err
-		}
-		if p.namespaces, err = netNamespaces("/proc", files); err != nil {
+		var err error
+		if p.namespaces, err = netNamespaces("/proc", p.files); err != nil {
 			return namespace{}, err
 		}
 		p.namespacesAt = time.Now()
@@ -340,7 +338,7 @@ func (p *Probe) refreshOwners(interval time.Duration) {
 		}
 		started := time.Now()
 		p.looking.Lock()
-		err := p.refreshOnce()
+		_, err := p.refreshOnce()
 		p.looking.Unlock()
 		if err != nil {
 			return // only at Close: the maps are gone
@@ -350,21 +348,23 @@ func (p *Probe) refreshOwners(interval time.Duration) {
 }
 
 // refreshOnce takes a second pass only where it may find something: each one holds the files
-// of others for a moment, and so may hold up the FIN of a close().
-func (p *Probe) refreshOnce() error {
+// of others for a moment, and so may hold up the FIN of a close(). It returns the files that
+// lead to network namespaces.
+func (p *Probe) refreshOnce() ([]openFile, error) {
 	var pass, strangers uint32
 	if err := p.objs.Pass.Get(&pass); err != nil {
-		return err
+		return nil, err
 	}
 	if err := errors.Join(p.objs.Pass.Set(pass+1), p.objs.Strangers.Set(uint32(0))); err != nil {
-		return err
+		return nil, err
 	}
-	if _, err := walkFiles(&p.objs, bpfPassModePASS_MARK); err != nil {
-		return err
+	files, err := walkFiles(&p.objs, bpfPassModePASS_MARK)
+	if err != nil {
+		return nil, err
 	}
 	if err := p.objs.Strangers.Get(&strangers); err != nil || strangers == 0 {
-		return err
+		return files, err
 	}
-	_, err := walkFiles(&p.objs, bpfPassModePASS_REPLACE)
-	return err
+	_, err = walkFiles(&p.objs, bpfPassModePASS_REPLACE)
+	return files, err
 }
