@@ -115,7 +115,6 @@ func TestOneSignalEndsABlockedReplay(t *testing.T) {
 
 // A terminal or a pipe to read from may be silent for ever.
 func TestOneSignalEndsAWaitingReplay(t *testing.T) {
-	t.Setenv("GORACE", "atexit_sleep_ms=0") // under the race detector a program would wait a second at its end
 	for _, signal := range fourSignals {
 		cmd := exec.Command("tcptrace", "-r", "-")
 		input, err := cmd.StdinPipe()

@@ -23,7 +23,7 @@ type traceCmd struct {
 	Count    count    `short:"n" placeholder:"COUNT" group:"Source and end" help:"Stop after this many transitions."`
 
 	RingSize   ringSize `default:"8M" placeholder:"SIZE" group:"Limits" help:"Ring buffer between the kernel and tcptrace; default ${default}."`
-	MaxSockets count    `default:"1048576" placeholder:"COUNT" group:"Limits" help:"Sockets tracked at once; default ${default}."`
+	MaxSockets *count   `placeholder:"COUNT" group:"Limits" help:"Sockets tracked at once; default 1048576, before Linux 6.1 an eighth of that."`
 
 	hooksFlag   `embed:"" group:"Kernel"`
 	kernelFlags `embed:"" group:"Kernel"`
@@ -68,7 +68,10 @@ func (c *traceCmd) config(e *env, config pipeline.Config, selector *tcp.Selector
 
 func (c *traceCmd) live(e *env, s *stream, selector *tcp.Selector) error {
 	config := c.probeConfig()
-	config.RingBytes, config.MaxSockets, config.KernelAddr = int(c.RingSize), uint32(c.MaxSockets), c.Extended
+	config.RingBytes, config.KernelAddr = int(c.RingSize), c.Extended
+	if c.MaxSockets != nil {
+		config.MaxSockets = uint32(*c.MaxSockets)
+	}
 	config.Hooks, config.BTF, config.Without = c.Hooks, c.BTF, c.Without
 	source, err := e.openKernel(config)
 	if err != nil {

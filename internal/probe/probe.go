@@ -41,7 +41,7 @@ const (
 // Config selects what to trace. The zero value traces everything.
 type Config struct {
 	RingBytes    int           // a power of two, at least a page; 0: 8 MiB
-	MaxSockets   uint32        // sockets to keep track of; 0: 1,048,576
+	MaxSockets   uint32        // sockets to keep track of; 0: 1,048,576, before Linux 6.1 131,072
 	Family       uint16        // AF_INET or AF_INET6, as on the wire; 0: both
 	LocalPorts   []uint16      // at most MaxPorts; more are left to tcp.Selector
 	RemotePorts  []uint16      // likewise
