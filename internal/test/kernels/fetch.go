@@ -30,8 +30,16 @@ type kernel struct {
 // image is the kernel itself.
 func (k *kernel) image() string { return filepath.Join(k.folder, "vmlinuz") }
 
+// complete says whether all that a guest needs was fetched.
+func (k *kernel) complete() bool {
+	return !slices.ContainsFunc(k.files, func(f file) bool {
+		_, err := os.Stat(f.from)
+		return err != nil
+	})
+}
+
 // parts are the files of the packages that a guest needs, and the names they get. The
-// modules are those that the kernel itself would ask modprobe for, for sock_diag.
+// modules are those that the kernel itself would ask modprobe for, for sock_diag and veth.
 var parts = []struct {
 	path *regexp.Regexp
 	name string
@@ -40,6 +48,7 @@ var parts = []struct {
 	{regexp.MustCompile(`^\./(usr/)?bin/busybox$`), "busybox"},
 	{regexp.MustCompile(`/kernel/net/ipv4/inet_diag\.ko(\.xz)?$`), "inet_diag.ko"},
 	{regexp.MustCompile(`/kernel/net/ipv4/tcp_diag\.ko(\.xz)?$`), "tcp_diag.ko"},
+	{regexp.MustCompile(`/kernel/drivers/net/veth\.ko(\.xz)?$`), "veth.ko"},
 }
 
 // fetch returns the newest kernel of a guest's series. What was fetched once is kept:
@@ -49,7 +58,7 @@ func fetch(ctx context.Context, g guest, arch, folder string) (*kernel, error) {
 	for _, p := range parts {
 		k.files = append(k.files, file{name: p.name, from: filepath.Join(folder, p.name)})
 	}
-	if _, err := os.Stat(folder); err == nil {
+	if k.complete() {
 		return k, nil
 	}
 	if err := os.MkdirAll(filepath.Dir(folder), 0o755); err != nil {
@@ -78,6 +87,9 @@ func fetch(ctx context.Context, g guest, arch, folder string) (*kernel, error) {
 		if _, err := os.Stat(filepath.Join(unpacked, p.name)); err != nil {
 			return nil, fmt.Errorf("the packages hold no file %v", p.path)
 		}
+	}
+	if err := os.RemoveAll(folder); err != nil { // of a version that needed less
+		return nil, err
 	}
 	return k, os.Rename(unpacked, folder)
 }

@@ -20,8 +20,9 @@ stty -F "/dev/$results" raw
 exec </dev/null >"/dev/$results" 2>&1
 echo "@kernel $(uname -r)"
 
-# What the kernel asks modprobe for when a program wants sock_diag.
+# What the kernel asks modprobe for when a program wants sock_diag, or a pair of veth.
 insmod /inet_diag.ko && insmod /tcp_diag.ko
+insmod /veth.ko
 
 run() { # run FOLDER/PROGRAM TESTS ARGS: with the folder as working directory, as go test does
 	program=$1 tests=$2
