@@ -34,7 +34,7 @@ run: build ## build and stream every TCP state change; ARGS="-j -4" for flags
 # The fast loop. The race detector is for the packages that start goroutines; it is
 # cheap enough for all.
 check: lint check-generated ## lint, generated files and all tests that need neither root nor network
-	TCPTRACE_TEST_KERNEL=0 $(GO) test -race ./...
+	TCPTRACE_TEST_KERNEL=0 $(GO) test -race -short ./...
 
 # -p 1: the packages that trace the kernel measure it, so one at a time. -count=1:
 # the test cache cannot see that the kernel or a binary in bin/ changed.

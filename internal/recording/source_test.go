@@ -342,6 +342,9 @@ func (c *crowd) Read(p []byte) (int, error) {
 
 // What a Source keeps stays within what Track promises, whatever the recording holds.
 func TestTrackMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: it takes most of a minute under the race detector; make test runs it")
+	}
 	const promised = 80 << 20
 	tests := []struct {
 		name          string
