@@ -26,13 +26,17 @@ extern void *bpf_rdonly_cast(const void *obj, u32 btf_id) __ksym;
 		BPF_CORE_READ_BITFIELD(__p, field);        \
 	})
 
-/* Memory has to be of some type. This one, of 16 bytes, may be read by words. */
+/*
+ * Memory has to be of some type. This one, of 16 bytes, may be read by words. The address is
+ * taken once: it may lie in what is read into.
+ */
 #define bpf_probe_read_kernel(to, size, from)                                                \
 	({                                                                                   \
+		const u8 *__from = (const u8 *)(from);                                       \
 		_Static_assert((size) % sizeof(u32) == 0, "whole words only");               \
 		_Pragma("unroll") for (int __i = 0; __i < (size) / sizeof(u32); __i++)       \
 		{                                                                            \
-			u32 __w = CAST(struct in6_addr, (const u8 *)(from) + __i / 4 * 16)   \
+			u32 __w = CAST(struct in6_addr, __from + __i / 4 * 16)               \
 					  ->in6_u.u6_addr32[__i % 4];                        \
 			__builtin_memcpy((u8 *)(to) + __i * sizeof(__w), &__w, sizeof(__w)); \
 		}                                                                            \
