@@ -400,8 +400,9 @@ func TestLeaksOfMany(t *testing.T) {
 	rss := cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss >> 10
 	t.Logf("first screen: after %s, %s of CPU; %d refreshes: %s to %s, median %s; %d MB",
 		first, spent[0], len(each), each[0], each[len(each)-1], each[len(each)/2], rss)
-	if spent[0] > 2*time.Second || each[0] > 200*time.Millisecond || rss > 128 {
-		t.Errorf("the first screen may take 2 s of CPU, a refresh 200 ms, and the process 128 MB")
+	// A refresh looks at all open files, too: owners and descriptors change.
+	if spent[0] > 2*time.Second || each[0] > 400*time.Millisecond || rss > 128 {
+		t.Errorf("the first screen may take 2 s of CPU, a refresh 400 ms, and the process 128 MB")
 	}
 }
 

@@ -199,7 +199,7 @@ func TestIgnoredHangupEndsNothing(t *testing.T) {
 func TestOneSignalEndsABlockedWatch(t *testing.T) {
 	need.Kernel(t)
 	const script = `ip link set lo up
-coproc leak 2>/dev/null
+sleep 100 2>/dev/null | leak >/dev/null 2>&1 &
 exec tcptrace leaks -j --netns /proc/self/ns/net --interval 10ms --older-than 1ms`
 	for _, signal := range fourSignals {
 		startStopped(t, false, "unshare", "--net", "bash", "-c", script).endsBy(signal)

@@ -177,7 +177,8 @@ func TestFromTheHost(t *testing.T) {
 		t.Errorf("the listener of the container is not among %+v", lines)
 	}
 	for _, l := range lines {
-		if l.ContainerID != g.server.id || l.PID != g.server.pid {
+		// A connection that came after the look at open files has no owner yet.
+		if l.ContainerID != g.server.id || l.PID != g.server.pid && l.PID != 0 {
 			t.Errorf("--container shows a socket of another one: %+v", l)
 		}
 	}
