@@ -16,9 +16,7 @@ import (
 // lockdown=confidentiality. There the whole walk runs, see internal/test/kernels.
 func TestDirectReads(t *testing.T) {
 	need.Kernel(t)
-	if version := must(features.LinuxVersionCode()); version < 6<<16|2<<8 {
-		t.Skip("this kernel has no bpf_rdonly_cast (since 6.2)")
-	}
+	needDirectReads(t)
 	var seen [2][]tcp.Event
 	err := onOwnThread(func() {
 		for i, without := range [][]string{nil, {"bpf_probe_read_kernel"}} {
@@ -36,6 +34,41 @@ func TestDirectReads(t *testing.T) {
 			usual.Local.Addr() != direct.Local.Addr() || usual.Remote.Addr() != direct.Remote.Addr() {
 			t.Errorf("event %d is\n%+v, and without bpf_probe_read_kernel\n%+v", i, usual, direct)
 		}
+	}
+}
+
+// A list is followed to its end: here that of the connections which nobody has accepted.
+func TestDirectReadsOfQueue(t *testing.T) {
+	need.Kernel(t)
+	needDirectReads(t)
+	err := onOwnThread(func() {
+		listener := listenOnLoopback()
+		defer unix.Close(listener)
+		const queued = 3
+		for range queued {
+			defer unix.Close(connectTo(listener))
+		}
+		port := must(unix.Getsockname(listener)).(*unix.SockaddrInet4).Port
+		for _, without := range [][]string{nil, {"bpf_probe_read_kernel"}} {
+			inherited := 0
+			check(probe.Sockets(probe.Config{Without: without}, func(e *tcp.Event) error {
+				if int(e.Local.Port()) == port && e.Remote.Port() != 0 && e.OwnerSource == tcp.FromInherited {
+					inherited++
+				}
+				return nil
+			}), "list the sockets")
+			if inherited != queued {
+				t.Errorf("without %q %d connections in the accept queue have the listener's owner, want %d", without, inherited, queued)
+			}
+		}
+	})
+	report(t, err)
+}
+
+func needDirectReads(t *testing.T) {
+	t.Helper()
+	if version := must(features.LinuxVersionCode()); version < 6<<16|2<<8 {
+		t.Skip("this kernel has no bpf_rdonly_cast (since 6.2)")
 	}
 }
 
