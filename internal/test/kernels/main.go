@@ -52,7 +52,7 @@ func join(words ...string) string {
 }
 
 func main() {
-	kernel := flag.String("kernel", "", "the guest to test, such as 6.1 or 6.12-rt; all if empty")
+	kernel := flag.String("kernel", "", "the guests to test, such as 6.1 or 6.1,6.12-rt; all if empty")
 	arch := flag.String("arch", "amd64", "amd64 or arm64")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -97,18 +97,31 @@ func run(ctx context.Context, out io.Writer, arch, kernel string) error {
 }
 
 // choose takes 7.2 for 7: only the series of a release never changes.
-func choose(kernel string) ([]guest, error) {
-	if kernel == "" {
+// choose returns the guests of a comma list, all if it is empty.
+func choose(list string) (chosen []guest, err error) {
+	if list == "" {
 		return guests, nil
 	}
-	var known []string
-	for _, g := range guests {
-		if kernel == g.name() || g.variant == "" && strings.HasPrefix(kernel, g.series+".") {
-			return []guest{g}, nil
+	for name := range strings.SplitSeq(list, ",") {
+		i := slices.IndexFunc(guests, func(g guest) bool { return g.is(name) })
+		if i < 0 {
+			return nil, fmt.Errorf("unknown guest %q: choose from %s", name, strings.Join(names(), ", "))
 		}
-		known = append(known, g.name())
+		chosen = append(chosen, guests[i])
 	}
-	return nil, fmt.Errorf("unknown guest %q: choose one of %s", kernel, strings.Join(known, ", "))
+	return chosen, nil
+}
+
+// is reports whether a guest goes by this name; a version names the plain guest of its series.
+func (g guest) is(name string) bool {
+	return name == g.name() || g.variant == "" && strings.HasPrefix(name, g.series+".")
+}
+
+func names() (all []string) {
+	for _, g := range guests {
+		all = append(all, g.name())
+	}
+	return all
 }
 
 // lab is where guests are run.
