@@ -42,7 +42,7 @@ test: deps check build rig ## make check, then the kernel and oracle tests as ro
 	$(GO) test -p 1 -count=1 -timeout 30m $(if $(SUDO),-exec $(SUDO)) ./...
 
 # Emulated, so it needs neither root nor KVM; see internal/test/kernels.
-test-kernels: deps ## the kernel tests on Debian's kernels 5.10 to 7.x, also RT and locked down; KERNEL=6.12-rt for one
+test-kernels: deps ## the kernel tests on Debian's kernels 5.10 to 7.x, also RT and locked down; KERNEL=6.1,6.12-rt for some
 	$(GO) run ./internal/test/kernels -kernel "$(KERNEL)"
 
 GENERATE = BPF2GO_CC=$(BPF_CLANG) $(GO) generate ./internal/probe
