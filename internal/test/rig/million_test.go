@@ -2,6 +2,7 @@ package rig
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"maps"
 	"os"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/tcptrace/tcptrace/internal/test/need"
 )
@@ -193,7 +195,8 @@ func (tr *tracer) wantEntries(want map[string]int) error {
 	return nil
 }
 
-// countEntries counts the entries of a hash map; any other kind counts as -1.
+// countEntries counts the entries of a hash map, and the bytes of a ring that nobody has
+// read; any other kind counts as -1.
 func countEntries(id ebpf.MapID) (name string, entries int, err error) {
 	m, err := ebpf.NewMapFromID(id)
 	if err != nil {
@@ -204,7 +207,12 @@ func countEntries(id ebpf.MapID) (name string, entries int, err error) {
 	if err != nil {
 		return "", 0, err
 	}
-	if m.Type() != ebpf.Hash {
+	switch m.Type() {
+	case ebpf.Hash:
+	case ebpf.RingBuf:
+		entries, err = unread(m)
+		return info.Name, entries, err
+	default:
 		return info.Name, -1, nil
 	}
 	key, err := m.NextKeyBytes(nil)
@@ -215,6 +223,23 @@ func countEntries(id ebpf.MapID) (name string, entries int, err error) {
 		return "", 0, fmt.Errorf("walk map %s: %w", info.Name, err)
 	}
 	return info.Name, entries, nil
+}
+
+// unread is how far the reader of a ring is behind: its first two pages begin with the
+// positions of the reader and of the writers (struct bpf_ringbuf).
+func unread(ring *ebpf.Map) (bytes int, err error) {
+	var at [2]uint64
+	for i := range at {
+		page, err := unix.Mmap(ring.FD(), int64(i*os.Getpagesize()), os.Getpagesize(), unix.PROT_READ, unix.MAP_SHARED)
+		if err != nil {
+			return 0, fmt.Errorf("map the ring's positions: %w", err)
+		}
+		at[i] = binary.NativeEndian.Uint64(page)
+		if err := unix.Munmap(page); err != nil {
+			return 0, err
+		}
+	}
+	return int(at[1] - at[0]), nil
 }
 
 // rss is the memory of the tracer that is resident now, in bytes.

@@ -129,7 +129,6 @@ type valve struct {
 	to    io.Writer
 	watch *bytes.Buffer // nil: nobody searches
 	grew  chan struct{} // there is more in watch
-	last  time.Time     // of the last write
 }
 
 func (v *valve) Write(p []byte) (int, error) {
@@ -142,18 +141,7 @@ func (v *valve) Write(p []byte) (int, error) {
 		default:
 		}
 	}
-	n, err := v.to.Write(p)
-	v.last = time.Now()
-	return n, err
-}
-
-// drained waits until nothing has come for a while: the tracer has written what it read.
-func (v *valve) drained() {
-	for quiet := time.Duration(0); quiet < 500*time.Millisecond; time.Sleep(50 * time.Millisecond) {
-		v.mu.Lock()
-		quiet = time.Since(v.last)
-		v.mu.Unlock()
-	}
+	return v.to.Write(p)
 }
 
 func (v *valve) sendTo(w io.Writer) {
@@ -246,11 +234,13 @@ func (tr *tracer) endTimeWaits() {
 	})
 }
 
-// stop ends the tracer with Ctrl-C and returns when all its output is here. It ends within a
-// second then, whether or not that is enough for what it still has to write.
+// stop ends the tracer with Ctrl-C when it has read every event, and returns when all its
+// output is here. It ends within a second then, whether or not that is enough for what is left.
 func (tr *tracer) stop() {
 	tr.t.Helper()
-	tr.out.drained()
+	eventually(tr.t, "an empty ring", func() error {
+		return tr.wantEntries(map[string]int{"events": 0})
+	})
 	if err := tr.cmd.Process.Signal(os.Interrupt); err != nil {
 		tr.t.Fatal(err)
 	}
