@@ -97,8 +97,6 @@ var errCutOff = errors.New("the last line is cut off: the recording was not fini
 // encodings are what recordings are found in that are not JSON lines any more, and the
 // command that makes them so again.
 var encodings = []struct{ begin, what, undo string }{
-	{"\x1f\x8b", "compressed with gzip", "zcat FILE"},
-	{"\x28\xb5\x2f\xfd", "compressed with zstd", "zstdcat FILE"},
 	{"\xfd7zXZ\x00", "compressed with xz", "xzcat FILE"},
 	{"BZh", "compressed with bzip2", "bzcat FILE"},
 	{"\xff\xfe", "UTF-16 text", "iconv -f UTF-16 -t UTF-8 FILE"},

@@ -27,14 +27,14 @@ type Source struct {
 	sockets  *sockets // nil: nobody will ask what exists
 }
 
-// Open returns a Source of the recording in r, which errors call name. It takes a
+// Open returns a Source of the recording in r, which errors call name. What is compressed
+// with gzip or zstd is decompressed, which takes up to 16 MB of memory. Open takes a
 // goroutine, which lasts until r has ended, or until the first read of r that returns
 // after Stop: so a Source whose input blocks can be stopped.
 func Open(r io.Reader, name string) *Source {
 	out, in := io.Pipe()
 	go func() {
-		_, err := io.Copy(in, r)
-		in.CloseWithError(err) // nil is io.EOF
+		in.CloseWithError(copyPlain(in, r)) // nil is io.EOF
 	}()
 	return &Source{reader: NewReader(out, name), input: in}
 }
