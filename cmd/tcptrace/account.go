@@ -20,6 +20,7 @@ type account struct {
 	dropped   uint64       // tcp.Selector.Dropped
 	unjudged  tcp.Unjudged // tcp.Selector.Unjudged
 	forgotten uint64       // recording.Source.Forgotten
+	where     error        // expression.failed
 }
 
 // ofTrace says it of a live trace, in one line.
@@ -52,7 +53,16 @@ func (a account) missing() (parts []string) {
 		counted(a.dropped, "%d sockets not shown whole (too many undecided for the filter)"),
 		counted(a.forgotten, "%d sockets of the recording left out (no more fit in memory)"),
 		output.Unjudged(a.unjudged),
+		whereFailed(a.where),
 	)
+}
+
+// whereFailed says that --where could not be evaluated everywhere.
+func whereFailed(err error) []string {
+	if err == nil {
+		return nil
+	}
+	return []string{fmt.Sprintf("--where failed for some sockets, which are left out: %v", err)}
 }
 
 // finish says the account of a run that ended with err, which it returns. It says nothing

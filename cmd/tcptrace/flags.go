@@ -55,18 +55,28 @@ type filterFlags struct {
 
 // selectFlags select sockets by what they are.
 type selectFlags struct {
-	IPv4      bool     `short:"4" name:"ipv4" xor:"family" help:"IPv4 only."`
-	IPv6      bool     `short:"6" name:"ipv6" xor:"family" help:"IPv6 only."`
-	LPort     ports    `short:"L" name:"lport" aliases:"localport" placeholder:"PORT,..." help:"Local port."`
-	RPort     ports    `short:"D" name:"rport" aliases:"remoteport" placeholder:"PORT,..." help:"Remote port, the destination of a client."`
-	LAddr     prefixes `name:"laddr" placeholder:"ADDR,..." help:"Local address or network: 10.0.0.1, fd00::/8."`
-	RAddr     prefixes `name:"raddr" placeholder:"ADDR,..." help:"Remote address or network."`
-	PID       pids     `short:"p" name:"pid" placeholder:"PID,..." help:"Process that owns the socket."`
-	Comm      names    `placeholder:"NAME,..." help:"Name of that process, or a pattern such as nginx*."`
-	UID       uids     `name:"uid" placeholder:"USER,..." help:"User that owns the socket, by name or id."`
-	Cgroup    names    `placeholder:"PATH,..." help:"cgroup, including all below it: /system.slice."`
-	Container names    `placeholder:"ID,..." help:"Container id, or the first part of it."`
-	NetNS     netns    `name:"netns" placeholder:"NETNS,..." help:"Network namespace: inode, name or path."`
+	IPv4      bool       `short:"4" name:"ipv4" xor:"family" help:"IPv4 only."`
+	IPv6      bool       `short:"6" name:"ipv6" xor:"family" help:"IPv6 only."`
+	LPort     ports      `short:"L" name:"lport" aliases:"localport" placeholder:"PORT,..." help:"Local port: 443, a range 8000-8100, all but one !22."`
+	RPort     ports      `short:"D" name:"rport" aliases:"remoteport" placeholder:"PORT,..." help:"Remote port, the destination of a client."`
+	Port      ports      `short:"P" placeholder:"PORT,..." help:"Either port; with ! neither."`
+	LAddr     prefixes   `name:"laddr" placeholder:"ADDR,..." help:"Local address or network: 10.0.0.1, fd00::/8."`
+	RAddr     prefixes   `name:"raddr" placeholder:"ADDR,..." help:"Remote address or network."`
+	PID       pids       `short:"p" name:"pid" placeholder:"PID,..." help:"Process that owns the socket."`
+	Comm      names      `placeholder:"NAME,..." help:"Name of that process, or a pattern such as nginx*."`
+	UID       uids       `name:"uid" placeholder:"USER,..." help:"User that owns the socket, by name or id."`
+	Cgroup    names      `placeholder:"PATH,..." help:"cgroup, including all below it: /system.slice."`
+	Container names      `placeholder:"ID,..." help:"Container id, or the first part of it."`
+	NetNS     netns      `name:"netns" placeholder:"NETNS,..." help:"Network namespace: inode, name or path."`
+	Cookie    cookies    `placeholder:"COOKIE,..." help:"Single sockets, as COOKIE or ss -e names them."`
+	Where     expression `placeholder:"EXPR" help:"What an expression over the JSON fields is true for: 'duration_ms > 500 && role == \"client\"'."`
+}
+
+// changeFlags select sockets by a change of their state, which a table of sockets does not
+// show.
+type changeFlags struct {
+	Reason reasons `placeholder:"REASON,..." help:"Sockets of which a state ends for one of these reasons: rst_received, timeout."`
+	Errno  errnos  `placeholder:"ERRNO,..." help:"Sockets of which a state ends with one of these errors: ECONNREFUSED."`
 }
 
 // filter returns what the flags select, or a usageError.
@@ -80,10 +90,13 @@ func (f *filterFlags) filter() (tcp.Filter, error) {
 func (f *selectFlags) filter() (tcp.Filter, error) {
 	filter := tcp.Filter{
 		NetNS:      f.NetNS,
-		LocalPorts: f.LPort, RemotePorts: f.RPort,
+		LocalPorts: tcp.Ports(f.LPort), RemotePorts: tcp.Ports(f.RPort), EitherPort: tcp.Ports(f.Port),
 		Local: f.LAddr, Remote: f.RAddr,
 		PIDs: f.PID, UIDs: f.UID, Comm: f.Comm,
-		Cgroups: f.Cgroup, Containers: f.Container,
+		Cgroups: f.Cgroup, Containers: f.Container, Cookies: f.Cookie,
+	}
+	if f.Where.Expression != nil {
+		filter.Where = f.Where.Match
 	}
 	switch {
 	case f.IPv4:
@@ -100,7 +113,10 @@ func (f *selectFlags) filter() (tcp.Filter, error) {
 // probeConfig returns the part of the flags that the kernel can see to. It may
 // pass more sockets than the filter, never fewer.
 func (f *selectFlags) probeConfig() probe.Config {
-	config := probe.Config{LocalPorts: f.LPort, RemotePorts: f.RPort}
+	config := probe.Config{
+		LocalPorts:  tcp.Ports(f.LPort).List(probe.MaxPorts),
+		RemotePorts: tcp.Ports(f.RPort).List(probe.MaxPorts),
+	}
 	switch {
 	case f.IPv4:
 		config.Family = syscall.AF_INET

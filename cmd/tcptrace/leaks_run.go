@@ -104,7 +104,7 @@ func (c *leaksCmd) live(e *env, filter tcp.Filter) error {
 	config.Enrich = nil // the Watch does it, also for the sockets of a refresh
 	counts, err := pipeline.Run(e.ctx, c.runConfig(e, config), source, run.watch)
 	quit()
-	return run.conclude(account{counts: counts, losses: source.Losses()}, err)
+	return run.conclude(account{counts: counts, losses: source.Losses(), where: c.Where.failed()}, err)
 }
 
 // liveConfig adds what the kernel knows.
@@ -132,7 +132,7 @@ func (c *leaksCmd) replay(e *env, filter tcp.Filter) error {
 	watch.Existing = source.Existing
 	run.watch = leak.NewWatch(watch)
 	counts, err := pipeline.Run(e.ctx, c.runConfig(e, source.config()), source, run.watch)
-	return run.conclude(account{counts: counts, forgotten: source.Forgotten()}, err)
+	return run.conclude(account{counts: counts, forgotten: source.Forgotten(), where: c.Where.failed()}, err)
 }
 
 // conclude ends a run: it says what is missing, and does what was asked for at the end.

@@ -66,7 +66,7 @@ func (c *socketsCmd) Run(e *env) error {
 		e.say(mistake.Error())
 		return nil
 	}
-	for _, sentence := range output.Unjudged(rows.unjudged) {
+	for _, sentence := range append(output.Unjudged(rows.unjudged), whereFailed(c.Where.failed())...) {
 		e.say(sentence)
 	}
 	return nil

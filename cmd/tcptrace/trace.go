@@ -17,6 +17,7 @@ type traceCmd struct {
 	Existing    *bool `negatable:"" group:"Output" help:"Print a row for each socket that exists at the start; the default with JSON only."`
 
 	filterFlags `embed:"" group:"Filters (of sockets, not of lines: each is shown from first to last)"`
+	changeFlags `embed:"" group:"Filters (of sockets, not of lines: each is shown from first to last)"`
 
 	Read     *string  `short:"r" placeholder:"FILE" group:"Source and end" help:"Read a recording (JSON of -j) instead of the kernel; - is standard input."`
 	Duration duration `short:"d" placeholder:"TIME" group:"Source and end" help:"Stop after this time: 10s, 5m."`
@@ -38,6 +39,7 @@ func (c *traceCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
+	filter.Reasons, filter.Errnos = c.Reason, c.Errno
 	format, err := c.format()
 	if err != nil {
 		return err
@@ -79,7 +81,7 @@ func (c *traceCmd) live(e *env, s *stream, selector *tcp.Selector) error {
 	}
 	defer source.Close()
 	counts, err := pipeline.Run(e.ctx, c.config(e, source.config(probe.ReadTrace), selector), source, s)
-	a := account{counts: counts, losses: source.Losses(), dropped: selector.Dropped(), unjudged: selector.Unjudged()}
+	a := account{counts: counts, losses: source.Losses(), dropped: selector.Dropped(), unjudged: selector.Unjudged(), where: c.Where.failed()}
 	return e.finish(a.ofTrace(), err)
 }
 
@@ -90,6 +92,6 @@ func (c *traceCmd) replay(e *env, s *stream, selector *tcp.Selector) error {
 	}
 	defer source.Close()
 	counts, err := pipeline.Run(e.ctx, c.config(e, source.config(), selector), source, s)
-	a := account{counts: counts, dropped: selector.Dropped(), unjudged: selector.Unjudged()}
+	a := account{counts: counts, dropped: selector.Dropped(), unjudged: selector.Unjudged(), where: c.Where.failed()}
 	return e.finish(a.ofRecording(), err)
 }

@@ -15,17 +15,22 @@ import (
 
 	"github.com/tcptrace/tcptrace/internal/leak"
 	"github.com/tcptrace/tcptrace/internal/output"
+	"github.com/tcptrace/tcptrace/internal/recording"
 	"github.com/tcptrace/tcptrace/internal/tcp"
+	"github.com/tcptrace/tcptrace/internal/where"
 )
 
 // The types below are values of flags. The parser calls UnmarshalText once per
 // occurrence of the flag, so lists grow by repetition and by commas alike.
 
 type (
-	ports    []uint16
+	ports    tcp.Ports
 	pids     []uint32
 	uids     []uint32
 	states   []tcp.State
+	reasons  []tcp.Reason
+	errnos   []uint32
+	cookies  []uint64
 	prefixes []netip.Prefix
 	netns    []uint32 // inode numbers
 	names    []string
@@ -33,6 +38,9 @@ type (
 	duration time.Duration // positive
 	ringSize int           // a size the kernel takes for a ring buffer
 )
+
+// expression is a condition over the fields of an event; without one if none was given.
+type expression struct{ *where.Expression }
 
 // format is a way to print events.
 type format struct {
@@ -83,10 +91,23 @@ func number(s, what string, max uint64) (uint32, error) {
 	return uint32(n), nil
 }
 
-func (l *ports) UnmarshalText(text []byte) error {
+// UnmarshalText takes ports and ranges such as 8000-8100; a ! before one excludes it.
+func (p *ports) UnmarshalText(text []byte) error {
 	return eachOf(text, func(s string) error {
-		n, err := number(s, "port", math.MaxUint16)
-		*l = append(*l, uint16(n))
+		to := &p.Only
+		if rest, excluded := strings.CutPrefix(s, "!"); excluded {
+			s, to = rest, &p.Except
+		}
+		first, last, ranged := strings.Cut(s, "-")
+		from, err := number(first, "port", math.MaxUint16)
+		upTo := from
+		if ranged && err == nil {
+			upTo, err = number(last, "port", math.MaxUint16)
+		}
+		if err == nil && upTo < from {
+			err = fmt.Errorf("%q is not a range of ports: %d is less than %d", s, upTo, from)
+		}
+		*to = append(*to, tcp.PortRange{First: uint16(from), Last: uint16(upTo)})
 		return err
 	})
 }
@@ -126,6 +147,51 @@ func (l *states) UnmarshalText(text []byte) error {
 		state, err := tcp.ParseState(s)
 		*l = append(*l, state)
 		return err
+	})
+}
+
+func (l *reasons) UnmarshalText(text []byte) error {
+	return eachOf(text, func(s string) error {
+		if !slices.Contains(tcp.Reasons, tcp.Reason(s)) {
+			return fmt.Errorf("%q is not a reason: the reasons are %s", s, strings.Join(l.Words(), ", "))
+		}
+		*l = append(*l, tcp.Reason(s))
+		return nil
+	})
+}
+
+// Words are all reasons.
+func (*reasons) Words() (words []string) {
+	for _, reason := range tcp.Reasons {
+		words = append(words, string(reason))
+	}
+	return words
+}
+
+func (l *errnos) UnmarshalText(text []byte) error {
+	return eachOf(text, func(s string) error {
+		errno, err := recording.ParseErrno(strings.ToUpper(s))
+		if err != nil || errno == 0 {
+			return fmt.Errorf("%q is not an error of the kernel: give a name such as ECONNRESET, or a number", s)
+		}
+		*l = append(*l, errno)
+		return nil
+	})
+}
+
+// Words are the errors that the kernel puts into a TCP socket most.
+func (*errnos) Words() []string {
+	return []string{"ECONNREFUSED", "ECONNRESET", "EPIPE", "ETIMEDOUT", "EHOSTUNREACH", "ENETUNREACH"}
+}
+
+func (l *cookies) UnmarshalText(text []byte) error {
+	return eachOf(text, func(s string) error {
+		cookie, err := strconv.ParseUint(strings.TrimPrefix(s, "sk:"), 16, 64)
+		if err != nil || cookie == 0 {
+			return fmt.Errorf("%q is not a cookie: give the hexadecimal digits that COOKIE or ss -e shows", s)
+		}
+		*l = append(*l, cookie)
+		return nil
 	})
 }
 
@@ -204,6 +270,19 @@ func (*leakBy) Words() (words []string) {
 		words = append(words, string(by))
 	}
 	return words
+}
+
+// failed returns why the expression could not be evaluated for an event, if so.
+func (x expression) failed() error {
+	if x.Expression == nil {
+		return nil
+	}
+	return x.Err()
+}
+
+func (x *expression) UnmarshalText(text []byte) (err error) {
+	x.Expression, err = where.Compile(string(text))
+	return err
 }
 
 func (c *count) UnmarshalText(text []byte) error {

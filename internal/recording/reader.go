@@ -274,7 +274,7 @@ func (rec *record) event() (tcp.Event, error) {
 	}
 	f.identity(&e, rec)
 	f.change(&e, rec)
-	e.Errno = parseIf(f, "errno", rec.Errno, parseErrno)
+	e.Errno = parseIf(f, "errno", rec.Errno, ParseErrno)
 	f.owner(&e, rec)
 	f.measures(&e, rec)
 	return e, f.err
@@ -403,7 +403,8 @@ func parseState(s string) (tcp.State, error) {
 	return state, nil
 }
 
-func parseErrno(s string) (uint32, error) {
+// ParseErrno understands a name such as ECONNRESET, or the number of an error without one.
+func ParseErrno(s string) (uint32, error) {
 	for n := range uint32(256) { // the last that has a name is EHWPOISON, 133
 		if s != "" && s == unix.ErrnoName(syscall.Errno(n)) {
 			return n, nil

@@ -15,17 +15,23 @@ import (
 type Filter struct {
 	Family      int      // 4 or 6; 0: both
 	NetNS       []uint32 // inodes of network namespaces
-	LocalPorts  []uint16
-	RemotePorts []uint16
+	LocalPorts  Ports
+	RemotePorts Ports
+	EitherPort  Ports
 	Local       []netip.Prefix // IPv4 as IPv4, not mapped
 	Remote      []netip.Prefix
 	States      []State // the socket enters or leaves one of them
 	MinDuration uint64  // ns that it stayed in a state, in one of States if set
+	Reasons     []Reason
+	Errnos      []uint32
+	Cookies     []uint64
 	PIDs        []uint32
 	UIDs        []uint32
 	Comm        []string // process names, or globs as in path.Match
 	Cgroups     []string // cgroup paths, all below included, or globs as in path.Match
 	Containers  []string // ids of containers, or their beginnings; of an outer one too
+
+	Where func(*Event) bool // what else has to hold; nil: nothing
 }
 
 // verdict is what is known of a socket after one of its events. The order
@@ -67,7 +73,8 @@ func (f *Filter) Match(ev *Event) bool { return f.judge(ev) == match }
 // lasting reports whether one event of a socket tells all: the filter has only
 // fields that are the same in every event.
 func (f *Filter) lasting() bool {
-	return len(f.LocalPorts) == 0 && len(f.Local) == 0 && len(f.States) == 0 && f.MinDuration == 0 &&
+	return f.LocalPorts.All() && f.EitherPort.All() && len(f.Local) == 0 && len(f.States) == 0 && f.MinDuration == 0 &&
+		len(f.Reasons) == 0 && len(f.Errnos) == 0 && len(f.Cookies) == 0 && f.Where == nil &&
 		len(f.PIDs) == 0 && len(f.UIDs) == 0 && len(f.Comm) == 0 && len(f.Cgroups) == 0 && len(f.Containers) == 0
 }
 
@@ -75,8 +82,8 @@ func (f *Filter) judge(ev *Event) verdict {
 	if !f.remoteEnd(ev) {
 		return never
 	}
-	v := f.localEnd(ev)
-	if v == match && !(f.reached(ev) && f.owner(ev) && f.place(ev)) {
+	v := min(f.localEnd(ev), f.identity(ev))
+	if v == match && !(f.reached(ev) && f.owner(ev) && f.place(ev) && (f.Where == nil || f.Where(ev))) {
 		// A state and an age can be reached as long as the socket lives, and
 		// the owner can change: it is inherited first, learned later, and a
 		// descriptor can be passed on.
@@ -89,37 +96,56 @@ func (f *Filter) remoteEnd(ev *Event) bool {
 	addr := ev.Local.Addr()
 	return (f.Family == 0 || f.Family == 4 && addr.Is4() || f.Family == 6 && addr.Is6()) &&
 		among(f.NetNS, ev.NetNS) &&
-		among(f.RemotePorts, ev.Remote.Port()) &&
+		f.RemotePorts.Has(ev.Remote.Port()) &&
 		within(f.Remote, ev.Remote.Addr())
 }
 
 // localEnd is undecided before connect() has picked a port and an address.
 func (f *Filter) localEnd(ev *Event) verdict {
-	v := match
-	if !among(f.LocalPorts, ev.Local.Port()) {
-		if ev.Local.Port() != 0 {
-			return never
-		}
-		v = undecided
+	v := f.EitherPort.either(ev.Local.Port(), ev.Remote.Port())
+	switch {
+	case f.LocalPorts.All():
+	case ev.Local.Port() == 0:
+		v = min(v, undecided)
+	case !f.LocalPorts.Has(ev.Local.Port()):
+		return never
 	}
 	if !within(f.Local, ev.Local.Addr()) {
 		if !ev.Local.Addr().IsUnspecified() {
 			return never
 		}
-		v = undecided
+		v = min(v, undecided)
 	}
 	return v
 }
 
+// identity is undecided as long as a half-open connection has no cookie.
+func (f *Filter) identity(ev *Event) verdict {
+	switch {
+	case among(f.Cookies, ev.Cookie):
+		return match
+	case ev.Cookie == 0:
+		return undecided
+	}
+	return never
+}
+
 func (f *Filter) reached(ev *Event) bool {
-	lived := ev.Old
-	if ev.Kind == Socket {
-		lived = ev.New
+	if !among(f.Reasons, ev.Reason) || !among(f.Errnos, ev.Errno) {
+		return false
 	}
 	if f.MinDuration == 0 {
-		return among(f.States, ev.New) || among(f.States, lived)
+		return among(f.States, ev.New) || among(f.States, ev.lived())
 	}
-	return ev.DurationKind.Known() && ev.Duration >= f.MinDuration && among(f.States, lived)
+	return ev.DurationKind.Known() && ev.Duration >= f.MinDuration && among(f.States, ev.lived())
+}
+
+// lived returns the state that the duration is of.
+func (e *Event) lived() State {
+	if e.Kind == Socket {
+		return e.New
+	}
+	return e.Old
 }
 
 func (f *Filter) owner(ev *Event) bool {

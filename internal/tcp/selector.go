@@ -28,6 +28,7 @@ type Selector struct {
 	held    int          // events in all holds
 	spare   *held        // used again, so that holding does not allocate either
 	dropped uint64
+	row     Event // of qualifies; a variable there would be allocated, for Filter.Where
 	// The sockets that are over and could not be judged.
 	unjudged Unjudged
 }
@@ -149,9 +150,10 @@ func (s *Selector) qualifies(ev *Event, now uint64) bool {
 	if now < since || now-since < s.filter.MinDuration {
 		return false
 	}
-	row := *ev
-	row.Kind, row.Old, row.Duration, row.DurationKind = Socket, 0, now-since, AtLeast
-	return s.filter.Match(&row)
+	s.row = *ev
+	s.row.Kind, s.row.Old, s.row.Duration, s.row.DurationKind = Socket, 0, now-since, AtLeast
+	s.row.Reason, s.row.Errno = "", 0 // they are of the change before
+	return s.filter.Match(&s.row)
 }
 
 // release emits what was held of a socket that matches by this event, and the event.

@@ -152,10 +152,19 @@ func TestSelectorShowsWholeSockets(t *testing.T) {
 		want   string
 	}{
 		{"everything", Filter{}, twoSockets},
-		{"remote port", Filter{RemotePorts: []uint16{443}}, theClient},
+		{"remote port", Filter{RemotePorts: Port(443)}, theClient},
 		{"remote address", Filter{Remote: []netip.Prefix{netip.MustParsePrefix("10.0.0.2/31")}}, twoSockets},
-		{"local port, 0 at first", Filter{LocalPorts: []uint16{1, 4000}}, theClient},
-		{"local port of a server", Filter{LocalPorts: []uint16{80}}, theServer},
+		{"local port, 0 at first", Filter{LocalPorts: Ports{Only: []PortRange{{1, 1}, {4000, 4000}}}}, theClient},
+		{"local port of a server", Filter{LocalPorts: Port(80)}, theServer},
+		{"all local ports but one", Filter{LocalPorts: Ports{Except: []PortRange{{80, 80}}}}, theClient},
+		{"a range less a port", Filter{RemotePorts: Ports{Only: []PortRange{{1, 1023}}, Except: []PortRange{{999, 999}}}}, theClient},
+		{"either port is the remote one", Filter{EitherPort: Port(443)}, theClient},
+		{"either port is the local one, 0 at first", Filter{EitherPort: Port(4000)}, theClient},
+		{"either port, not one", Filter{EitherPort: Ports{Only: []PortRange{{80, 443}}, Except: []PortRange{{4000, 4000}}}}, theServer},
+		{"neither port", Filter{EitherPort: Ports{Except: []PortRange{{443, 443}, {80, 80}}}}, "lost"},
+		{"a cookie that the half-open connection has not yet", Filter{Cookies: []uint64{0xb}}, theServer},
+		{"a condition that holds late", Filter{Where: func(e *Event) bool { return e.New == LastAck }}, theServer},
+		{"a condition and a port", Filter{Where: func(e *Event) bool { return e.New == LastAck }, LocalPorts: Port(4000)}, "lost"},
 		{"a state reached late", Filter{States: []State{FinWait1}}, theClient},
 		{"a state of one event only", Filter{States: []State{SynRecv}}, theServer},
 		{"the first state, no cookie yet", Filter{States: []State{Listen}}, theServer},
@@ -167,8 +176,8 @@ func TestSelectorShowsWholeSockets(t *testing.T) {
 		{"a duration reached late", Filter{MinDuration: 900}, theServer},
 		{"a duration in a state", Filter{MinDuration: 50, States: []State{CloseWait}}, theServer},
 		{"a duration in another state", Filter{MinDuration: 901, States: []State{CloseWait}}, "lost"},
-		{"port and state", Filter{LocalPorts: []uint16{80}, States: []State{SynSent}}, "lost"},
-		{"port and state, together late", Filter{LocalPorts: []uint16{4000}, States: []State{SynSent}}, theClient},
+		{"port and state", Filter{LocalPorts: Port(80), States: []State{SynSent}}, "lost"},
+		{"port and state, together late", Filter{LocalPorts: Port(4000), States: []State{SynSent}}, theClient},
 		{"IPv4", Filter{Family: 4}, twoSockets},
 		{"IPv6", Filter{Family: 6}, "lost"},
 		{"namespace", Filter{NetNS: []uint32{1}}, "lost"},
@@ -208,7 +217,7 @@ func TestSelector(t *testing.T) {
 		in, want string
 	}{
 		{
-			"the hold comes out when the socket matches", Filter{LocalPorts: []uint16{4000}}, `
+			"the hold comes out when the socket matches", Filter{LocalPorts: Port(4000)}, `
 			a CLOSE>SYN_SENT       10.0.0.1:0    10.0.0.2:443
 			c CLOSE>SYN_SENT       10.0.0.1:0    10.0.0.2:443
 			c SYN_SENT>ESTABLISHED 10.0.0.1:4000 10.0.0.2:443
@@ -216,7 +225,7 @@ func TestSelector(t *testing.T) {
 			c CLOSE>SYN_SENT       10.0.0.1:0    10.0.0.2:443
 			c SYN_SENT>ESTABLISHED 10.0.0.1:4000 10.0.0.2:443`,
 		}, {
-			"what follows CLOSE is judged afresh", Filter{RemotePorts: []uint16{443}, LocalPorts: []uint16{4000}}, `
+			"what follows CLOSE is judged afresh", Filter{RemotePorts: Port(443), LocalPorts: Port(4000)}, `
 			a CLOSE>SYN_SENT       10.0.0.1:4000 10.0.0.2:443
 			a SYN_SENT>CLOSE       10.0.0.1:4000 10.0.0.2:443
 			a CLOSE>SYN_SENT       10.0.0.1:0    10.0.0.2:443
@@ -273,7 +282,7 @@ func TestSelector(t *testing.T) {
 			a FIN_WAIT2>TIME_WAIT    10.0.0.1:4001 10.0.0.2:443
 			a TIME_WAIT>CLOSE        10.0.0.1:4001 10.0.0.2:443`,
 		}, {
-			"a TIME_WAIT is judged with the connection that it ends", Filter{LocalPorts: []uint16{4000}}, `
+			"a TIME_WAIT is judged with the connection that it ends", Filter{LocalPorts: Port(4000)}, `
 			a ESTABLISHED>FIN_WAIT1  10.0.0.1:4000 10.0.0.2:443
 			a FIN_WAIT2>TIME_WAIT    10.0.0.1:4000 10.0.0.2:443
 			a CLOSE>SYN_SENT         10.0.0.1:0    10.0.0.2:443
@@ -300,7 +309,7 @@ func TestSelector(t *testing.T) {
 			b >CLOSE           10.0.0.1:4001 10.0.0.2:443
 			b >CLOSE           10.0.0.1:4001 10.0.0.2:443 pid=8/snapshot`,
 		}, {
-			"the CLOSE of a socket was lost, it connects again", Filter{LocalPorts: []uint16{4000}}, `
+			"the CLOSE of a socket was lost, it connects again", Filter{LocalPorts: Port(4000)}, `
 			a SYN_SENT>ESTABLISHED 10.0.0.1:4000 10.0.0.2:443
 			lost
 			a CLOSE>SYN_SENT       10.0.0.1:0    10.0.0.2:443
@@ -482,7 +491,7 @@ func TestSelectorTick(t *testing.T) {
 }
 
 func TestSelectorForgetsWhatEnds(t *testing.T) {
-	for _, f := range []Filter{{}, {PIDs: []uint32{8}}, {PIDs: []uint32{99}}, {States: []State{CloseWait}}, {LocalPorts: []uint16{80}}} {
+	for _, f := range []Filter{{}, {PIDs: []uint32{8}}, {PIDs: []uint32{99}}, {States: []State{CloseWait}}, {LocalPorts: Port(80)}} {
 		s := NewSelector(f)
 		show(t, s, lines(twoSockets))
 		if s.lives.Len() != 0 || s.held != 0 {
@@ -572,7 +581,7 @@ func run(b *testing.B, f Filter) {
 }
 
 func BenchmarkTrackNoFilter(b *testing.B)     { run(b, Filter{}) }
-func BenchmarkTrackRemotePort(b *testing.B)   { run(b, Filter{RemotePorts: []uint16{443}}) }
+func BenchmarkTrackRemotePort(b *testing.B)   { run(b, Filter{RemotePorts: Port(443)}) }
 func BenchmarkTrackHeld(b *testing.B)         { run(b, Filter{States: []State{LastAck}}) }
 func BenchmarkTrackNeverMatches(b *testing.B) { run(b, Filter{PIDs: []uint32{99}}) }
 
@@ -595,7 +604,7 @@ func TestSelectorDoesNotAllocate(t *testing.T) {
 		t.Errorf("%v allocations for an event without a filter", n)
 	}
 	events := capture(t, lines(twoSockets))
-	for _, f := range []Filter{{PIDs: []uint32{99}}, {States: []State{LastAck}}, {MinDuration: 900}, {RemotePorts: []uint16{443}}} {
+	for _, f := range []Filter{{PIDs: []uint32{99}}, {States: []State{LastAck}}, {MinDuration: 900}, {RemotePorts: Port(443)}} {
 		s, now := NewSelector(f), uint64(0)
 		all := func() {
 			for i := range events {
@@ -614,7 +623,7 @@ func TestSelectorDoesNotAllocate(t *testing.T) {
 }
 
 func matching(t testing.TB) (*Selector, Event, func(*Event) error) {
-	s := NewSelector(Filter{LocalPorts: []uint16{80}, States: []State{Established}})
+	s := NewSelector(Filter{LocalPorts: Port(80), States: []State{Established}})
 	ev := capture(t, []string{"b ESTABLISHED>FIN_WAIT1 10.0.0.1:80 10.0.0.3:999"})[0]
 	emit := func(*Event) error { return nil }
 	s.Select(&ev, emit)

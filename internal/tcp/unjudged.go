@@ -41,10 +41,8 @@ func (f *Filter) Missing(ev *Event) Fact {
 	if missing != NoFact && (ev.New == TimeWait || ev.Old == TimeWait) {
 		missing = Forgotten
 	}
-	if ev.mayBeOlder() && ev.Duration < f.MinDuration {
-		old := *ev
-		old.Duration, old.DurationKind = f.MinDuration, AtLeast
-		missing, ev = Age, &old
+	if ev.mayBeOlder() && ev.Duration < f.MinDuration && among(f.States, ev.lived()) {
+		missing, rest.MinDuration, rest.States = Age, 0, nil
 	}
 	if missing != NoFact && !rest.Match(ev) {
 		return NoFact

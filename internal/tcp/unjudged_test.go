@@ -25,7 +25,7 @@ func TestMissing(t *testing.T) {
 		{"all is known and does not fit", Filter{PIDs: []uint32{8}, MinDuration: 9e9}, row(func(*Event) {}), NoFact},
 		{"no owner", Filter{PIDs: []uint32{8}}, row(noOwner), Owner},
 		{"no owner, by name", Filter{Comm: []string{"a*"}}, row(noOwner), Owner},
-		{"no owner, but a port that does not fit", Filter{PIDs: []uint32{7}, LocalPorts: []uint16{81}}, row(noOwner), NoFact},
+		{"no owner, but a port that does not fit", Filter{PIDs: []uint32{7}, LocalPorts: Port(81)}, row(noOwner), NoFact},
 		{"no user", Filter{UIDs: []uint32{33}}, row(func(e *Event) { e.UID = NoUID }), User},
 		{"no cgroup", Filter{Cgroups: []string{"/db"}}, row(func(e *Event) { e.Cgroup = "" }), Place},
 		{"no cgroup, by container", Filter{Containers: []string{"ab"}}, row(func(e *Event) { e.Cgroup = "" }), Place},

@@ -23,12 +23,13 @@ var rooms = map[string][]string{
 	"internal/symbolize": {"internal/procfs"},
 	"internal/probe":     {"internal/tcp"},
 	"internal/recording": {"internal/tcp"},
+	"internal/where":     {"internal/tcp"},
 	"internal/enrich":    {"internal/tcp", "internal/procfs"},
 	"internal/pipeline":  {"internal/tcp", "internal/enrich"},
 	"internal/leak":      {"internal/tcp", "internal/pipeline", "internal/enrich", "internal/symbolize"},
 	"internal/output":    {"internal/tcp", "internal/leak", "internal/symbolize"},
 	"cmd/tcptrace": {"internal/tcp", "internal/terminal", "internal/symbolize", "internal/probe",
-		"internal/recording", "internal/enrich", "internal/pipeline", "internal/leak", "internal/output", "internal/procfs"},
+		"internal/recording", "internal/enrich", "internal/pipeline", "internal/leak", "internal/output", "internal/procfs", "internal/where"},
 }
 
 // pure is all that the domain may import of the standard library: it has no I/O and no
