@@ -21,6 +21,7 @@ type account struct {
 	unjudged  tcp.Unjudged // tcp.Selector.Unjudged
 	forgotten uint64       // recording.Source.Forgotten
 	where     error        // expression.failed
+	undrawn   uint64       // stream.undrawn
 }
 
 // ofTrace says it of a live trace, in one line.
@@ -52,6 +53,7 @@ func (a account) missing() (parts []string) {
 		counted(a.losses.SkippedRuns, "%d hook runs skipped by the kernel (recursion)"),
 		counted(a.dropped, "%d sockets not shown whole (too many undecided for the filter)"),
 		counted(a.forgotten, "%d sockets of the recording left out (no more fit in memory)"),
+		counted(a.undrawn, "%d connections not drawn to their end (too many at a time)"),
 		output.Unjudged(a.unjudged),
 		whereFailed(a.where),
 	)

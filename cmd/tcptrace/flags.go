@@ -11,16 +11,14 @@ import (
 
 // formatFlags say how rows are printed. Short names are those of tcpstates.
 type formatFlags struct {
-	Output   format `short:"o" placeholder:"FORMAT" help:"${formats}; default ${format}."`
-	JSON     bool   `short:"j" help:"JSON, one object per line; -o json."`
-	CSV      bool   `short:"s" name:"csv" help:"CSV; -o csv."`
-	Wide     bool   `short:"w" help:"Wide columns, with room for IPv6 addresses and whole names."`
-	Extended bool   `short:"x" help:"All columns, and the kernel address of the socket."`
+	JSON     bool `short:"j" help:"JSON, one object per line; -o json."`
+	CSV      bool `short:"s" name:"csv" help:"CSV; -o csv."`
+	Wide     bool `short:"w" help:"Wide columns, with room for IPv6 addresses and whole names."`
+	Extended bool `short:"x" help:"All columns, and the kernel address of the socket."`
 }
 
-// format returns the one format that was asked for, or a usageError.
-func (f *formatFlags) format() (format, error) {
-	asked := f.Output
+// format returns the one format that was asked for, with -o or in short, or a usageError.
+func (f *formatFlags) format(asked format) (format, error) {
 	for _, short := range []struct {
 		given bool
 		means string

@@ -92,7 +92,7 @@ func (c *leaksCmd) consistent() error {
 
 // format returns the one format that was asked for, or a usageError.
 func (c *leaksCmd) format() (format, error) {
-	return (&formatFlags{Output: c.Output, JSON: c.JSON, CSV: c.CSV}).format()
+	return (&formatFlags{JSON: c.JSON, CSV: c.CSV}).format(c.Output)
 }
 
 // atEnd reports whether nothing is printed before the end.

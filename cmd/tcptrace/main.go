@@ -169,9 +169,10 @@ func newParser(e *env, exit func(int)) (*kong.Kong, error) {
 		kong.Description("Show every TCP state change of this host, live: how long each state lasted, "+
 			"which process owns the socket, and why the state ended."),
 		kong.Vars{
-			"version": "tcptrace " + version(),
-			"formats": either(new(format).Words()),
-			"format":  formats[0].name,
+			"version":       "tcptrace " + version(),
+			"formats":       either(new(format).Words()),
+			"streamFormats": either(new(streamFormat).Words()),
+			"format":        formats[0].name,
 		},
 		kong.Writers(e.stdout, e.stderr),
 		kong.Exit(exit),

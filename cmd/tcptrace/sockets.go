@@ -10,6 +10,7 @@ import (
 
 // socketsCmd prints the sockets that exist now.
 type socketsCmd struct {
+	Output      format `short:"o" placeholder:"FORMAT" group:"Output" help:"${formats}; default ${format}."`
 	formatFlags `embed:"" group:"Output"`
 	filterFlags `embed:"" group:"Filters"`
 	kernelFlags `embed:"" group:"Kernel"`
@@ -38,7 +39,7 @@ func (c *socketsCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	format, err := c.format()
+	format, err := c.format(c.Output)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"io"
+
 	"github.com/tcptrace/tcptrace/internal/pipeline"
 	"github.com/tcptrace/tcptrace/internal/tcp"
 )
@@ -34,6 +36,20 @@ func (s *stream) Event(e *tcp.Event) error {
 	return nil
 }
 
-func (s *stream) Idle() error        { return s.writer.Flush() }
-func (s *stream) Tick(uint64) error  { return nil }
-func (s *stream) Close(uint64) error { return s.writer.Flush() }
+func (s *stream) Idle() error       { return s.writer.Flush() }
+func (s *stream) Tick(uint64) error { return nil }
+
+func (s *stream) Close(uint64) error {
+	if closer, ok := s.writer.(io.Closer); ok { // a format that has an end
+		return closer.Close()
+	}
+	return s.writer.Flush()
+}
+
+// undrawn returns how many connections the format had no room for.
+func (s *stream) undrawn() uint64 {
+	if bounded, ok := s.writer.(interface{ Forgotten() uint64 }); ok {
+		return bounded.Forgotten()
+	}
+	return 0
+}

@@ -11,6 +11,7 @@ import (
 
 // traceCmd streams state changes, of the live kernel or of a recording.
 type traceCmd struct {
+	Output      streamFormat `short:"o" placeholder:"FORMAT" group:"Output" help:"${streamFormats}; default ${format}."`
 	formatFlags `embed:"" group:"Output"`
 	Time        bool  `short:"T" group:"Output" help:"Show the time of day."`
 	Timestamp   bool  `short:"t" group:"Output" help:"Show the seconds since the start."`
@@ -40,7 +41,7 @@ func (c *traceCmd) Run(e *env) error {
 		return err
 	}
 	filter.Reasons, filter.Errnos = c.Reason, c.Errno
-	format, err := c.format()
+	format, err := c.format(format(c.Output))
 	if err != nil {
 		return err
 	}
@@ -81,7 +82,7 @@ func (c *traceCmd) live(e *env, s *stream, selector *tcp.Selector) error {
 	}
 	defer source.Close()
 	counts, err := pipeline.Run(e.ctx, c.config(e, source.config(probe.ReadTrace), selector), source, s)
-	a := account{counts: counts, losses: source.Losses(), dropped: selector.Dropped(), unjudged: selector.Unjudged(), where: c.Where.failed()}
+	a := account{counts: counts, losses: source.Losses(), dropped: selector.Dropped(), unjudged: selector.Unjudged(), where: c.Where.failed(), undrawn: s.undrawn()}
 	return e.finish(a.ofTrace(), err)
 }
 
@@ -92,6 +93,6 @@ func (c *traceCmd) replay(e *env, s *stream, selector *tcp.Selector) error {
 	}
 	defer source.Close()
 	counts, err := pipeline.Run(e.ctx, c.config(e, source.config(), selector), source, s)
-	a := account{counts: counts, dropped: selector.Dropped(), unjudged: selector.Unjudged(), where: c.Where.failed()}
+	a := account{counts: counts, dropped: selector.Dropped(), unjudged: selector.Unjudged(), where: c.Where.failed(), undrawn: s.undrawn()}
 	return e.finish(a.ofRecording(), err)
 }

@@ -56,6 +56,13 @@ var formats = []format{
 	{"csv", func(w io.Writer, o output.Options) writer { return output.NewCSV(w, o) }, false},
 }
 
+// streamFormats are those of a stream of changes.
+var streamFormats = append(slices.Clip(formats),
+	format{"trace", func(w io.Writer, _ output.Options) writer { return output.NewTrace(w) }, true})
+
+// streamFormat is one of them.
+type streamFormat format
+
 // formatNamed returns the format of that name, one without a name if there is none.
 func formatNamed(name string) format {
 	for _, f := range formats {
@@ -242,11 +249,25 @@ func (f *format) UnmarshalText(text []byte) error {
 }
 
 // Words are the names of the formats.
-func (*format) Words() (words []string) {
-	for _, f := range formats {
-		words = append(words, f.name)
+func (*format) Words() []string { return namesOf(formats) }
+
+func (f *streamFormat) UnmarshalText(text []byte) error {
+	i := slices.IndexFunc(streamFormats, func(f format) bool { return f.name == string(text) })
+	if i < 0 {
+		return fmt.Errorf("%q is not a format: give %s", text, either(f.Words()))
 	}
-	return words
+	*f = streamFormat(streamFormats[i])
+	return nil
+}
+
+// Words are the names of the formats.
+func (*streamFormat) Words() []string { return namesOf(streamFormats) }
+
+func namesOf(formats []format) (names []string) {
+	for _, f := range formats {
+		names = append(names, f.name)
+	}
+	return names
 }
 
 // Words are the states as one types them.
