@@ -14,6 +14,7 @@ type traceCmd struct {
 	Output      streamFormat `short:"o" placeholder:"FORMAT" group:"Output" help:"${streamFormats}; default ${format}."`
 	formatFlags `embed:"" group:"Output"`
 	Time        bool  `short:"T" group:"Output" help:"Show the time of day."`
+	Date        bool  `group:"Output" help:"Show the date and the time of day to the microsecond."`
 	Timestamp   bool  `short:"t" group:"Output" help:"Show the seconds since the start."`
 	Existing    *bool `negatable:"" group:"Output" help:"Print a row for each socket that exists at the start; the default with JSON only."`
 
@@ -46,7 +47,7 @@ func (c *traceCmd) Run(e *env) error {
 		return err
 	}
 	s := &stream{
-		writer:   format.writer(e.stdout, c.options(output.Options{Time: c.Time, Since: c.Timestamp})),
+		writer:   format.writer(e.stdout, c.options(output.Options{Time: c.Time, Date: c.Date, Since: c.Timestamp})),
 		existing: format.existing,
 		limit:    uint64(c.Count),
 	}

@@ -26,7 +26,7 @@ const (
 // titles of columns and CSV.
 func Fields() []string {
 	fields := []string{"v"} // of JSON alone
-	for _, c := range newFormatter(0, 6, "").events() {
+	for _, c := range newFormatter(Options{}, 6, "").events() {
 		if _, eye := forTheEye[c.name]; !eye && c.name != "seconds" {
 			fields = append(fields, c.name)
 		}
@@ -43,9 +43,13 @@ func (f *formatter) events() table[tcp.Event] {
 }
 
 func (f *formatter) whenColumns() table[tcp.Event] {
+	width := len(f.local.layout)
+	if f.date {
+		width += len(".000000")
+	}
 	return table[tcp.Event]{
 		{name: "type", text: func(e *tcp.Event) (string, bool) { return e.Kind.String(), true }},
-		{name: "time", width: 8, append: f.wallClock},
+		{name: "time", width: width, append: f.wallClock},
 		{name: "seconds", width: 12, append: f.seconds},
 		{name: "boot_ns", width: 16, number: func(e *tcp.Event) (uint64, bool) { return e.BootNS, true }},
 	}
@@ -165,7 +169,7 @@ func (o Options) names() []string {
 	if o.Since {
 		names = slices.Insert(names, 0, "seconds")
 	}
-	if o.Time {
+	if o.Time || o.Date {
 		names = slices.Insert(names, 0, "time")
 	}
 	return names
@@ -184,7 +188,7 @@ type Columns struct {
 // NewColumns returns a writer of columns to w. The header is in the buffer: Flush
 // shows it before the first event.
 func NewColumns(w io.Writer, o Options) *Columns {
-	c := &Columns{newBuffer(w), newFormatter(o.Start, 3, ">=").events().choose(o.names())}
+	c := &Columns{newBuffer(w), newFormatter(o, 3, ">=").events().choose(o.names())}
 	c.table.fit(o.Wide)
 	c.lines = c.table.appendHeader(c.lines)
 	return c
@@ -228,7 +232,7 @@ func NewCSV(w io.Writer, o Options) *CSV {
 	names := plain(o.names())
 	at := 1 + slices.Index(names, "duration_ms") // no ">=" before a number: it has a column
 	names = slices.Concat([]string{"type"}, slices.Insert(names, at, "duration_kind"), []string{"events", "where"})
-	c := &CSV{buffer: newBuffer(w), table: newFormatter(o.Start, 6, "").events().choose(names)}
+	c := &CSV{buffer: newBuffer(w), table: newFormatter(o, 6, "").events().choose(names)}
 	for _, name := range names {
 		c.lost = append(c.lost, slices.Contains(ofLosses, name))
 	}

@@ -11,16 +11,21 @@ import (
 // event, because writers differ in precision and count from a start.
 type formatter struct {
 	local   clock
+	date    bool   // the wall clock has the date and microseconds
 	start   uint64 // CLOCK_BOOTTIME in ns that seconds counts from; 0: not known yet
 	digits  int    // decimals of a millisecond, 3 or 6; what is smaller is cut off
 	atLeast string // put before a duration that is only a lower bound
 }
 
-func newFormatter(start uint64, digits int, atLeast string) *formatter {
-	return &formatter{
+func newFormatter(o Options, digits int, atLeast string) *formatter {
+	f := &formatter{
 		local: clock{layout: "15:04:05", zone: time.Local},
-		start: start, digits: digits, atLeast: atLeast,
+		date:  o.Date, start: o.Start, digits: digits, atLeast: atLeast,
 	}
+	if f.date {
+		f.local.layout = "2006-01-02 15:04:05"
+	}
+	return f
 }
 
 // clock formats wall clock times to the second. It keeps the last second, which
@@ -41,7 +46,12 @@ func (c *clock) append(b []byte, t time.Time) []byte {
 }
 
 func (f *formatter) wallClock(b []byte, e *tcp.Event) []byte {
-	return f.local.append(b, time.Unix(0, e.Time))
+	t := time.Unix(0, e.Time)
+	b = f.local.append(b, t)
+	if f.date {
+		b = appendDigits(append(b, '.'), uint64(t.Nanosecond())/1000, 6)
+	}
+	return b
 }
 
 // seconds is negative for an event that happened just before the first that was

@@ -19,6 +19,7 @@ import (
 // Options says which columns are shown by Columns and CSV.
 type Options struct {
 	Time     bool   // TIME: local wall clock, HH:MM:SS
+	Date     bool   // TIME with the date and microseconds
 	Since    bool   // SECONDS since Start
 	Start    uint64 // CLOCK_BOOTTIME in ns; 0: that of the first event
 	Wide     bool   // room for IPv6 addresses and whole process names; adds FAMILY

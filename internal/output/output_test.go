@@ -204,7 +204,7 @@ func TestCut(t *testing.T) {
 }
 
 func TestTimes(t *testing.T) {
-	p := newFormatter(1_000_000_000, 3, ">=")
+	p := newFormatter(Options{Start: 1_000_000_000}, 3, ">=")
 	for _, test := range []struct {
 		e          tcp.Event
 		s, ms, age string
