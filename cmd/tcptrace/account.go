@@ -7,6 +7,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/tcptrace/tcptrace/internal/leak"
 	"github.com/tcptrace/tcptrace/internal/output"
 	"github.com/tcptrace/tcptrace/internal/pipeline"
 	"github.com/tcptrace/tcptrace/internal/probe"
@@ -22,6 +23,48 @@ type account struct {
 	forgotten uint64       // recording.Source.Forgotten
 	where     error        // expression.failed
 	undrawn   uint64       // stream.undrawn
+
+	namespaces *tcp.Namespaces // of the filter; nil: what listeners do unseen is not said
+}
+
+// maxUnseen is for how many network namespaces a line says what listeners did unseen.
+const maxUnseen = 8
+
+// ofListeners says what listeners did unseen in the namespaces of the filter, a line for each.
+func (a account) ofListeners() (lines []string) {
+	if a.namespaces == nil {
+		return nil
+	}
+	others := func(u probe.Unseen) bool { return !a.namespaces.Have(u.NetNS) }
+	all := slices.DeleteFunc(slices.Clone(a.losses.Unseen), others)
+	shown := all[:min(len(all), maxUnseen)]
+	for _, u := range shown {
+		lines = append(lines, output.Unseen(fmt.Sprintf("network namespace %d", u.NetNS), u.Packets))
+	}
+	if rest := all[len(shown):]; len(rest) > 0 {
+		sum := make(map[string]uint64)
+		for _, u := range rest {
+			for where, n := range u.Packets {
+				sum[where] += n
+			}
+		}
+		lines = append(lines, output.Unseen(leak.Counted(len(rest), "more network namespace"), sum))
+	}
+	return append(lines, a.ofUnknownListeners()...)
+}
+
+// ofUnknownListeners names some of the namespaces in which listeners may have done more.
+func (a account) ofUnknownListeners() []string {
+	unknown := slices.DeleteFunc(slices.Clone(a.losses.UnknownUnseen), func(netns uint32) bool { return !a.namespaces.Have(netns) })
+	if len(unknown) == 0 {
+		return nil
+	}
+	names := fmt.Sprint(unknown[:min(len(unknown), maxUnseen)])
+	text := "network namespaces " + strings.Trim(names, "[]")
+	if more := len(unknown) - maxUnseen; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return []string{text + ": what listeners dropped, or answered with SYN cookies, is not known: they began or ended meanwhile, or could not be read"}
 }
 
 // ofTrace says it of a live trace, in one line.
@@ -69,10 +112,12 @@ func whereFailed(err error) []string {
 
 // finish says the account of a run that ended with err, which it returns. It says nothing
 // where nobody reads, or what was counted is not known.
-func (e *env) finish(account string, err error) error {
+func (e *env) finish(err error, account ...string) error {
 	unknown := errors.Is(err, syscall.EPIPE) || errors.Is(err, pipeline.ErrBlocked) || errors.Is(err, pipeline.ErrUnfinished)
-	if account != "" && !unknown {
-		e.say(account)
+	for _, line := range account {
+		if line != "" && !unknown {
+			e.say(line)
+		}
 	}
 	return err
 }

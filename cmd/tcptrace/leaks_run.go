@@ -3,6 +3,7 @@ package main
 import (
 	"io"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/tcptrace/tcptrace/internal/enrich"
@@ -22,6 +23,8 @@ type leaksRun struct {
 	watch  *leak.Watch
 	last   *leak.Report // nil: there was none, as of an empty recording
 	kernel *kernel      // nil: a recording
+
+	namespaces *tcp.Namespaces // nil: a recording, or SYN_RECV is not looked at
 }
 
 // watchConfig is what the flags say about the Watch, whatever the source.
@@ -104,7 +107,7 @@ func (c *leaksCmd) live(e *env, filter tcp.Filter) error {
 	config.Enrich = nil // the Watch does it, also for the sockets of a refresh
 	counts, err := pipeline.Run(e.ctx, c.runConfig(e, config), source, run.watch)
 	quit()
-	return run.conclude(account{counts: counts, losses: source.Losses(), where: c.Where.failed()}, err)
+	return run.conclude(account{counts: counts, losses: source.Losses(), where: c.Where.failed(), namespaces: run.namespaces}, err)
 }
 
 // liveConfig adds what the kernel knows.
@@ -112,6 +115,13 @@ func (r *leaksRun) liveConfig() leak.Config {
 	k, c := r.kernel, r.cmd
 	watch := r.watchConfig()
 	watch.Enrich = r.where.Fill
+	if slices.Contains(watch.Rule.States, tcp.SynRecv) {
+		r.namespaces = tcp.NewNamespaces(r.filter)
+		watch.Enrich = func(e *tcp.Event) {
+			r.where.Fill(e)
+			r.namespaces.Note(e)
+		}
+	}
 	watch.Once = c.atEnd() && c.Duration == 0
 	watch.Offset = time.Now().UnixNano() - int64(k.Now())
 	watch.Existing, watch.Facts = k.Existing, leakFacts(k.Probe, "/proc", c.Stacks)
@@ -137,11 +147,11 @@ func (c *leaksCmd) replay(e *env, filter tcp.Filter) error {
 
 // conclude ends a run: it says what is missing, and does what was asked for at the end.
 func (r *leaksRun) conclude(a account, err error) error {
-	missing := a.ofLeaks()
+	lines := append(a.ofListeners(), a.ofLeaks())
 	if r.kernel == nil {
-		missing = a.ofRecording()
+		lines = []string{a.ofRecording()}
 	}
-	if err := r.env.finish(missing, err); err != nil {
+	if err := r.env.finish(err, lines...); err != nil {
 		return err
 	}
 	switch {

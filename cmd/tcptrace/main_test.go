@@ -7,8 +7,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/tcptrace/tcptrace/internal/output"
 	"github.com/tcptrace/tcptrace/internal/test/need"
@@ -20,7 +23,7 @@ import (
 // the test binary is both.
 func TestMain(m *testing.M) {
 	os.Setenv("GORACE", noSleep)
-	testscript.Main(m, map[string]func(){"tcptrace": main, "connect": connect, "busy": busy, "leak": leakSome})
+	testscript.Main(m, map[string]func(){"tcptrace": main, "connect": connect, "busy": busy, "leak": leakSome, "crowd": crowd})
 }
 
 // noSleep keeps a program from waiting for a second at its end under the race detector.
@@ -38,6 +41,27 @@ func connect() {
 	must(io.Copy(io.Discard, server))
 	server.Close()
 	listener.Close()
+}
+
+// crowd listens with the backlog of its first argument. When it has read a line, it begins as
+// many connections as the second says, and accepts none until the end of its input.
+func crowd() {
+	backlog, connections := must(strconv.Atoi(os.Args[1])), must(strconv.Atoi(os.Args[2]))
+	socket := func() int {
+		return must(unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0))
+	}
+	here := &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}, Port: 47999}
+	listener := socket()
+	must(0, unix.Bind(listener, here))
+	must(0, unix.Listen(listener, backlog))
+	fmt.Println("listening")
+	must(os.Stdin.Read(make([]byte, 1)))
+	for range connections {
+		if err := unix.Connect(socket(), here); err != unix.EINPROGRESS {
+			must(0, err)
+		}
+	}
+	must(io.Copy(io.Discard, os.Stdin))
 }
 
 func must[T any](v T, err error) T {

@@ -59,6 +59,7 @@ func (k kernel) config(keep ...probe.Task) pipeline.Config {
 	return pipeline.Config{
 		Existing: func(emit func(*tcp.Event) error) error { return k.env.saySkipped(k.Seed(emit)) },
 		Drop:     func() error { return probe.DropPrivileges(keep...) },
+		Last:     k.Unseen,
 		Enrich:   k.place.Fill,
 	}
 }

@@ -83,8 +83,8 @@ func (c *traceCmd) live(e *env, s *stream, selector *tcp.Selector) error {
 	}
 	defer source.Close()
 	counts, err := pipeline.Run(e.ctx, c.config(e, source.config(probe.ReadTrace), selector), source, s)
-	a := account{counts: counts, losses: source.Losses(), dropped: selector.Dropped(), unjudged: selector.Unjudged(), where: c.Where.failed(), undrawn: s.undrawn()}
-	return e.finish(a.ofTrace(), err)
+	a := account{counts: counts, losses: source.Losses(), dropped: selector.Dropped(), unjudged: selector.Unjudged(), where: c.Where.failed(), undrawn: s.undrawn(), namespaces: selector.Namespaces()}
+	return e.finish(err, append(a.ofListeners(), a.ofTrace())...)
 }
 
 func (c *traceCmd) replay(e *env, s *stream, selector *tcp.Selector) error {
@@ -95,5 +95,5 @@ func (c *traceCmd) replay(e *env, s *stream, selector *tcp.Selector) error {
 	defer source.Close()
 	counts, err := pipeline.Run(e.ctx, c.config(e, source.config(), selector), source, s)
 	a := account{counts: counts, dropped: selector.Dropped(), unjudged: selector.Unjudged(), where: c.Where.failed(), undrawn: s.undrawn()}
-	return e.finish(a.ofRecording(), err)
+	return e.finish(err, a.ofRecording())
 }

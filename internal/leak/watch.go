@@ -64,7 +64,7 @@ func (w *Watch) Event(e *tcp.Event) error {
 	switch {
 	case e.Kind == tcp.Lost:
 		w.lost += e.Lost
-	case !w.admit(e):
+	case !e.Kind.OfSocket(), !w.admit(e):
 	case w.timeWait != nil:
 		w.timeWait.Event(e)
 	default:

@@ -34,8 +34,8 @@ func Fields() []string {
 	return fields
 }
 
-// ofLosses are the columns that a row of lost events has.
-var ofLosses = []string{"type", "time", "seconds", "boot_ns", "events", "where"}
+// ofLosses are the columns of a row that is not of a socket.
+var ofLosses = []string{"type", "time", "seconds", "boot_ns", "netns", "events", "where"}
 
 // events is the table of every column there is of an event.
 func (f *formatter) events() table[tcp.Event] {
@@ -113,8 +113,8 @@ var measureColumns = table[tcp.Event]{
 	{name: "rx_queue", width: 8, right: true, number: func(e *tcp.Event) (uint64, bool) { return uint64(e.RxQueue), e.HasQueues }},
 	{name: "tx_queue", width: 8, right: true, number: func(e *tcp.Event) (uint64, bool) { return uint64(e.TxQueue), e.HasQueues }},
 	{name: "drops", width: 6, right: true, number: func(e *tcp.Event) (uint64, bool) { return uint64(e.Drops), e.HasDrops }},
-	{name: "events", number: func(e *tcp.Event) (uint64, bool) { return e.Lost, e.Kind == tcp.Lost }},
-	{name: "where", text: func(e *tcp.Event) (string, bool) { return e.Where, e.Kind == tcp.Lost }},
+	{name: "events", number: func(e *tcp.Event) (uint64, bool) { return e.Lost, !e.Kind.OfSocket() }},
+	{name: "where", text: func(e *tcp.Event) (string, bool) { return e.Where, !e.Kind.OfSocket() }},
 }
 
 // known is a text that is not known when it is empty.
@@ -177,9 +177,10 @@ func (o Options) names() []string {
 
 // Columns writes one aligned line per event, under a header. Hostile text is cut
 // to its column; anything else that is longer shifts the rest of its line. What
-// is not known is "-". Lost events are a line of their own:
+// is not known is "-". Lost and unseen events are lines of their own:
 //
 //	# lost 17 events (ring buffer)
+//	# 3 SYNs answered with a SYN cookie: not shown until the handshake is complete (network namespace 4026531833)
 type Columns struct {
 	buffer
 	table table[tcp.Event]
@@ -200,8 +201,11 @@ func (c *Columns) Write(e *tcp.Event) error {
 	if err := checkKind(e.Kind); err != nil {
 		return err
 	}
-	if e.Kind == tcp.Lost {
+	switch e.Kind {
+	case tcp.Lost:
 		return c.keep(appendLost(c.lines, e))
+	case tcp.Unseen:
+		return c.keep(appendUnseen(c.lines, e))
 	}
 	return c.keep(c.table.appendLine(c.lines, e))
 }
@@ -216,14 +220,14 @@ func appendLost(b []byte, e *tcp.Event) []byte {
 }
 
 // CSV writes one record per event, after a header, as RFC 4180 has it but for
-// the line ends, which are \n. It begins with TYPE, transition, socket or lost,
-// and ends with EVENTS and WHERE, which only lost events fill in. What is not
+// the line ends, which are \n. It begins with TYPE, transition, socket, lost or unseen,
+// and ends with EVENTS and WHERE, which only the last two fill in. What is not
 // known is empty. Control characters are escaped as they are by Columns, so that
 // a record is always one line; nothing is cut.
 type CSV struct {
 	buffer
 	table table[tcp.Event]
-	lost  []bool // the columns that a row of lost events has
+	lost  []bool // the columns of ofLosses
 }
 
 // NewCSV returns a writer of CSV to w. The header is in the buffer, as with
@@ -246,7 +250,7 @@ func (c *CSV) Write(e *tcp.Event) error {
 	if err := checkKind(e.Kind); err != nil {
 		return err
 	}
-	if e.Kind != tcp.Lost {
+	if e.Kind.OfSocket() {
 		return c.keep(c.table.appendRecord(c.lines, e))
 	}
 	b := c.lines

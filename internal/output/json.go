@@ -32,9 +32,8 @@ func (j *JSON) Write(e *tcp.Event) error {
 	b := strconv.AppendUint(append(j.lines, `{"v":`...), tcp.SchemaVersion, 10)
 	b = append(append(b, `,"type":"`...), e.Kind.String()...)
 	b = j.appendTime(append(b, `","time":"`...), e)
-	if e.Kind == tcp.Lost {
-		b = strconv.AppendUint(append(b, `,"events":`...), e.Lost, 10)
-		b = appendText(append(b, `,"where":"`...), e.Where)
+	if !e.Kind.OfSocket() {
+		b = appendLosses(b, e)
 	} else {
 		b = appendMeasures(appendOwner(appendChange(appendSocket(b, e), e), e), e)
 	}
@@ -46,6 +45,14 @@ func (j *JSON) appendTime(b []byte, e *tcp.Event) []byte {
 	b = append(j.utc.append(b, t), '.')
 	b = append(appendDigits(b, uint64(t.Nanosecond()), 9), `Z","boot_ns":"`...)
 	return append(strconv.AppendUint(b, e.BootNS, 10), '"')
+}
+
+func appendLosses(b []byte, e *tcp.Event) []byte {
+	if e.Kind == tcp.Unseen {
+		b = strconv.AppendUint(append(b, `,"netns":`...), uint64(e.NetNS), 10)
+	}
+	b = strconv.AppendUint(append(b, `,"events":`...), e.Lost, 10)
+	return appendText(append(b, `,"where":"`...), e.Where)
 }
 
 func appendSocket(b []byte, e *tcp.Event) []byte {

@@ -63,7 +63,7 @@ func (b *buffer) keep(lines []byte) error {
 
 // checkKind refuses what cannot be written, before anything is.
 func checkKind(k tcp.Kind) error {
-	if k > tcp.Lost {
+	if k > tcp.Unseen {
 		return fmt.Errorf("cannot write an event of the unknown kind %d", k)
 	}
 	return nil

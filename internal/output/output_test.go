@@ -44,6 +44,11 @@ var lost = tcp.Event{
 	UID: tcp.NoUID, FD: tcp.NoFD, Lost: 17, Where: "ring\nbuffer",
 }
 
+var unseenCookies = tcp.Event{
+	Kind: tcp.Unseen, Time: 1_795_000_003_000_000_000, BootNS: 98_765_700_000_000,
+	UID: tcp.NoUID, FD: tcp.NoFD, NetNS: 4026531840, Lost: 1494, Where: tcp.WhereCookie,
+}
+
 type writer interface {
 	Write(*tcp.Event) error
 	Flush() error
@@ -83,20 +88,26 @@ func compare(t *testing.T, got, want string) {
 }
 
 func TestJSON(t *testing.T) {
-	got := lines(t, asJSON, closed, listening, lost)
+	got := lines(t, asJSON, closed, listening, lost, unseenCookies)
 	compare(t, got, `{"v":1,"type":"transition","time":"2026-11-18T11:06:40.000000042Z","boot_ns":"98765432109876","cookie":"beef","skaddr":"0xffff888012345678","netns":4026531840,"family":"ipv4","protocol":"tcp","laddr":"10.0.0.7","lport":43210,"raddr":"192.0.2.80","rport":443,"old_state":"ESTABLISHED","new_state":"CLOSE","duration_ms":12.000345,"duration_kind":"exact","reason":"rst_received","errno":"ECONNRESET","role":"client","pid":4711,"comm":"curl","uid":1000,"fd":5,"owner_source":"connect","cgroup":"/system.slice/docker-0123.scope","container_id":"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef","bytes_sent":18446744073709551615,"bytes_received":2,"retransmits":3,"srtt_us":250,"rx_queue":6,"tx_queue":7}
 {"v":1,"type":"socket","time":"2026-11-18T11:06:41.000000000Z","boot_ns":"98765500000000","family":"ipv6","protocol":"mptcp","laddr":"::","lport":80,"raddr":"::","rport":0,"state":"LISTEN","duration_ms":185000.000000,"duration_kind":"at_least","role":"listener"}
 {"v":1,"type":"lost","time":"2026-11-18T11:06:42.000000000Z","boot_ns":"98765600000000","events":17,"where":"ring\nbuffer"}
+{"v":1,"type":"unseen","time":"2026-11-18T11:06:43.000000000Z","boot_ns":"98765700000000","netns":4026531840,"events":1494,"where":"syn_cookie"}
 `)
 }
 
 func TestColumns(t *testing.T) {
 	escape := closed
 	escape.Comm = "\x1b[2Jünïcode!"
-	compare(t, lines(t, asColumns(Options{}), closed, listening, lost, escape), `PID     COMM       LADDR           LPORT RADDR           RPORT OLD_STATE   -> NEW_STATE    DURATION_MS REASON
+	one, hostile := unseenCookies, unseenCookies
+	one.Lost, one.Where, hostile.Where = 1, tcp.WhereAcceptQueue, "\x1b[2J"
+	compare(t, lines(t, asColumns(Options{}), closed, listening, lost, unseenCookies, one, hostile, escape), `PID     COMM       LADDR           LPORT RADDR           RPORT OLD_STATE   -> NEW_STATE    DURATION_MS REASON
 4711    curl       10.0.0.7        43210 192.0.2.80      443   ESTABLISHED -> CLOSE             12.000 rst_received
 -       -          ::              80    ::              0     -           -> LISTEN      >=185000.000 -
 # lost 17 events (ring\nbuffer)
+# 1494 SYNs answered with a SYN cookie: not shown until the handshake is complete (network namespace 4026531840)
+# 1 packet of handshakes dropped: an accept queue was full (network namespace 4026531840)
+# 1494 packets not shown: \x1b[2J (network namespace 4026531840)
 4711    \x1b[2Jünï 10.0.0.7        43210 192.0.2.80      443   ESTABLISHED -> CLOSE             12.000 rst_received
 `)
 }
@@ -122,14 +133,16 @@ func TestCSV(t *testing.T) {
 	utc(t)
 	quoted := closed
 	quoted.Comm = " a,\"b\"\n"
-	compare(t, lines(t, asCSV(Options{Time: true, Since: true}), closed, quoted, listening, lost), `TYPE,TIME,SECONDS,PID,COMM,LADDR,LPORT,RADDR,RPORT,OLD_STATE,NEW_STATE,DURATION_MS,DURATION_KIND,REASON,EVENTS,WHERE
+	compare(t, lines(t, asCSV(Options{Time: true, Since: true}), closed, quoted, listening, lost, unseenCookies), `TYPE,TIME,SECONDS,PID,COMM,LADDR,LPORT,RADDR,RPORT,OLD_STATE,NEW_STATE,DURATION_MS,DURATION_KIND,REASON,EVENTS,WHERE
 transition,11:06:40,0.000000000,4711,curl,10.0.0.7,43210,192.0.2.80,443,ESTABLISHED,CLOSE,12.000345,exact,rst_received,,
 transition,11:06:40,0.000000000,4711," a,""b""\n",10.0.0.7,43210,192.0.2.80,443,ESTABLISHED,CLOSE,12.000345,exact,rst_received,,
 socket,11:06:41,0.067890124,,,::,80,::,0,,LISTEN,185000.000000,at_least,,,
 lost,11:06:42,0.167890124,,,,,,,,,,,,17,ring\nbuffer
+unseen,11:06:43,0.267890124,,,,,,,,,,,,1494,syn_cookie
 `)
-	compare(t, lines(t, asCSV(Options{Sockets: true}), listening), `TYPE,STATE,RX_QUEUE,TX_QUEUE,DROPS,LADDR,LPORT,RADDR,RPORT,PID,COMM,FD,DURATION_MS,DURATION_KIND,NETNS,EVENTS,WHERE
+	compare(t, lines(t, asCSV(Options{Sockets: true}), listening, unseenCookies), `TYPE,STATE,RX_QUEUE,TX_QUEUE,DROPS,LADDR,LPORT,RADDR,RPORT,PID,COMM,FD,DURATION_MS,DURATION_KIND,NETNS,EVENTS,WHERE
 socket,LISTEN,,,,::,80,::,0,,,,185000.000000,at_least,,,
+unseen,,,,,,,,,,,,,,4026531840,1494,syn_cookie
 `)
 }
 
@@ -306,7 +319,7 @@ func TestBuffered(t *testing.T) {
 
 func TestAllocations(t *testing.T) {
 	for _, w := range everyWriter() {
-		events := []tcp.Event{closed, listening, lost}
+		events := []tcp.Event{closed, listening, lost, unseenCookies}
 		if n := testing.AllocsPerRun(2000, func() {
 			for i := range events {
 				_ = w.Write(&events[i]) // io.Discard takes everything

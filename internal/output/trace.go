@@ -72,7 +72,7 @@ func (t *Trace) Write(e *tcp.Event) error {
 		return err
 	}
 	t.now = max(t.now, e.BootNS)
-	if e.Kind == tcp.Lost {
+	if !e.Kind.OfSocket() {
 		t.lost(e)
 		return t.keep(t.lines)
 	}
@@ -221,7 +221,8 @@ func (t *Trace) instant(on *track, e *tcp.Event) {
 }
 
 func (t *Trace) lost(e *tcp.Event) {
-	b := append(t.event("i", nobody, nobody, e.BootNS), `,"s":"g","name":"events lost","args":{"events":`...)
+	b := append(t.event("i", nobody, nobody, e.BootNS), `,"s":"g","name":"events `...)
+	b = append(append(b, e.Kind.String()...), `","args":{"events":`...)
 	b = appendText(append(strconv.AppendUint(b, e.Lost, 10), `,"where":"`...), e.Where)
 	t.lines = append(b, "}}"...)
 }

@@ -23,6 +23,9 @@ type Config struct {
 	// Existing hands a row for each socket that exists at the start to emit, before the
 	// first event. nil: a recording has these rows among its events.
 	Existing func(emit func(*tcp.Event) error) error
+	// Last hands on what the source has counted and not yet said, when the run ends in
+	// order; nil: nothing.
+	Last func(emit func(*tcp.Event) error) error
 	// Drop gives up the privileges that nothing after Existing needs; nil: nothing to do.
 	Drop func() error
 	// Enrich fills in what the source does not know; nil: it knows everything.
@@ -168,6 +171,11 @@ func (r *run) all() error {
 	case err == io.EOF && r.Whole && r.ctx.Err() != nil:
 		return ErrInterrupted
 	case err == io.EOF, err == Enough:
+		if r.Last != nil {
+			if err := r.Last(r.handle); err != nil && err != Enough {
+				return err
+			}
+		}
 		return r.to.Close(r.source.Now())
 	}
 	return err

@@ -235,6 +235,43 @@ func TestRunBeginsWithWhatExists(t *testing.T) {
 	}
 }
 
+// What the source has counted comes before the end, through the selector, also after Enough;
+// not where the run has failed.
+func TestRunEndsWithWhatWasCounted(t *testing.T) {
+	for name, c := range map[string]struct {
+		says error // the consumer, at the second event
+		want string
+	}{
+		"the source ends": {nil, "transition 1, transition 2, idle, unseen 3, close 2"},
+		"enough":          {Enough, "transition 1, transition 2, unseen 3, close 2"},
+		"failed":          {io.ErrClosedPipe, "transition 1, transition 2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := &diary{enter: func(e *tcp.Event) error {
+				if e.BootNS == 2*second {
+					return c.says
+				}
+				return nil
+			}}
+			config := Config{
+				Selector: tcp.NewSelector(tcp.Filter{}),
+				Last: func(emit func(*tcp.Event) error) error {
+					return errors.Join(emit(&tcp.Event{Kind: tcp.Unseen, NetNS: 7, BootNS: 3 * second}), emit(&tcp.Event{Kind: tcp.Unseen, BootNS: 3 * second}))
+				},
+			}
+			source := at(1*second, 2*second)
+			source.left[0].NetNS = 7
+			source.left[1].NetNS = 7
+			if _, err := Run(t.Context(), config, source, d); c.says != Enough && !errors.Is(err, c.says) {
+				t.Error(err)
+			}
+			if diff := cmp.Diff(strings.Split(c.want, ", "), d.said); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+		})
+	}
+}
+
 func TestRunEnds(t *testing.T) {
 	broken := errors.New("line 3 is cut off")
 	full := errors.New("no space left")

@@ -61,6 +61,9 @@ type Losses struct {
 	Untracked         uint64 // sockets, because a table was full
 	MissedTransitions uint64 // state changes that the kernel did not show us; at least
 	SkippedRuns       uint64 // runs that the kernel skipped (recursion)
+
+	Unseen        []Unseen // by namespace, without those where there is nothing
+	UnknownUnseen []uint32 // namespaces of which this is not known: they began after Seed, have ended, or could not be read
 }
 
 // Probe is an attached trace. Read, Seed and More belong to one goroutine.
@@ -81,6 +84,7 @@ type Probe struct {
 	files        []openFile           // of the last TrackedSockets, see namespace
 	namespaces   map[uint64]namespace // see namespace, by inode
 	namespacesAt time.Time
+	unseen       *unseen
 
 	stop     chan struct{}
 	stopOnce sync.Once
@@ -92,7 +96,7 @@ type Probe struct {
 // from now on will be read. An error says what this host lacks: *MissingCapabilities,
 // ErrNoTypes, ErrLockedDown, ErrTrampolines, or something in the words of the kernel.
 func Open(cfg Config) (_ *Probe, err error) {
-	p := &Probe{cfg: cfg, decoder: newDecoder(cfg.KernelAddr), stop: make(chan struct{})}
+	p := &Probe{cfg: cfg, decoder: newDecoder(cfg.KernelAddr), unseen: newUnseen(), stop: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			p.Close()
@@ -138,7 +142,8 @@ func (p *Probe) attachAccept() {
 func (p *Probe) Limitations() []Limitation { return p.hooks.limitations() }
 
 // Read waits for the next event and fills ev in. Losses come as events of kind
-// Lost, at most lossInterval events late. Past the deadline, if there is one and no
+// Lost, at most lossInterval events late, and what listeners do unseen as events of kind
+// Unseen, as a rule at most 10 s late. Past the deadline, if there is one and no
 // event waits, it returns os.ErrDeadlineExceeded; it can be called again. After Stop it returns what the kernel
 // has already reported, then io.EOF.
 func (p *Probe) Read(ev *tcp.Event) error {
@@ -154,7 +159,10 @@ func (p *Probe) Read(ev *tcp.Event) error {
 			if p.more = p.record.Remaining > 0; !p.more {
 				p.caughtUp()
 			}
-			return p.decoder.decode(p.record.RawSample, ev)
+			if err = p.decoder.decode(p.record.RawSample, ev); err == nil {
+				p.unseen.meet(ev.NetNS)
+			}
+			return err
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			if p.lostSince(ev) {
 				return nil
@@ -224,8 +232,7 @@ func (p *Probe) lostSince(ev *tcp.Event) bool {
 	if o.Lost.Get(&now.Lost) != nil || o.Untracked.Get(&now.Untracked) != nil || o.Missed.Get(&now.MissedTransitions) != nil {
 		return false
 	}
-	boot := p.Now()
-	*ev = tcp.Event{Kind: tcp.Lost, BootNS: boot, Time: int64(boot) + p.decoder.wallOffset, UID: tcp.NoUID, FD: tcp.NoFD}
+	*ev = p.lossEvent()
 	switch {
 	case now.Lost != p.seen.Lost:
 		ev.Lost, ev.Where = now.Lost-p.seen.Lost, WhereRing
@@ -237,10 +244,20 @@ func (p *Probe) lostSince(ev *tcp.Event) bool {
 		ev.Lost, ev.Where = now.MissedTransitions-p.seen.MissedTransitions, WhereHook
 		p.seen.MissedTransitions = now.MissedTransitions
 	default:
+		p.unseen.readIfDue()
+		if p.unseen.next(ev) {
+			return true
+		}
 		p.untilLoss = lossInterval
 		return false
 	}
 	return true
+}
+
+// lossEvent is one of now, of kind Lost.
+func (p *Probe) lossEvent() tcp.Event {
+	boot := p.Now()
+	return tcp.Event{Kind: tcp.Lost, BootNS: boot, Time: int64(boot) + p.decoder.wallOffset, UID: tcp.NoUID, FD: tcp.NoFD}
 }
 
 // Stop ends the trace, from any goroutine: nothing new is traced, and Read
@@ -252,10 +269,11 @@ func (p *Probe) Stop() {
 	})
 }
 
-// Losses gives what was not seen, as far as Read has reported it. Call it when Read
-// has returned io.EOF.
+// Losses gives what was not seen, as far as Read and Unseen have reported it. Call it when
+// Read has returned io.EOF.
 func (p *Probe) Losses() Losses {
 	a := p.seen
+	a.Unseen, a.UnknownUnseen = p.unseen.losses()
 	// Not the copies of state_change: what one misses another reports. Nor destroy_sock: in
 	// a softirq only orphans are destroyed, and these are forgotten before.
 	for _, prog := range []*ebpf.Program{p.objs.TimerStart, p.objs.TimerCancel, p.objs.TimerExpireExit} {
@@ -275,6 +293,7 @@ func (p *Probe) Close() error {
 		p.Stop()
 	}
 	p.owners.Wait()
+	p.unseen.close()
 	var errs []error
 	for _, l := range p.links {
 		errs = append(errs, l.Close())

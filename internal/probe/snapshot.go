@@ -23,7 +23,7 @@ import (
 // owners of sockets up to date. A *SkippedError says that rows are missing.
 func (p *Probe) Seed(emit func(*tcp.Event) error) error {
 	started := time.Now()
-	skipped, err := snapshot(&p.objs, p.decoder, p.cfg, emit)
+	skipped, err := snapshot(&p.objs, p.decoder, p.cfg, p.unseen.open, emit)
 	if err != nil {
 		return err
 	}
@@ -46,15 +46,16 @@ func Sockets(cfg Config, emit func(*tcp.Event) error) error {
 	if err != nil {
 		return err
 	}
-	skipped, err := snapshot(&objs, newDecoder(cfg.KernelAddr), cfg, emit)
+	skipped, err := snapshot(&objs, newDecoder(cfg.KernelAddr), cfg, func(uint32) {}, emit)
 	if err != nil {
 		return err
 	}
 	return skipped.asError()
 }
 
-// snapshot looks at all open files first, so that the rows know their owners.
-func snapshot(objs *bpfObjects, d *decoder, cfg Config, emit func(*tcp.Event) error) (*SkippedError, error) {
+// snapshot looks at all open files first, so that the rows know their owners. It calls enter
+// in each network namespace.
+func snapshot(objs *bpfObjects, d *decoder, cfg Config, enter func(inode uint32), emit func(*tcp.Event) error) (*SkippedError, error) {
 	files, err := walkFiles(objs, bpfPassModePASS_SEED)
 	if err != nil {
 		return nil, err
@@ -65,7 +66,7 @@ func snapshot(objs *bpfObjects, d *decoder, cfg Config, emit func(*tcp.Event) er
 	}
 	var skipped *SkippedError
 	return skipped, whileFresh(objs, func() error {
-		skipped, err = walkTables(objs, d, cfg, namespaces, emit)
+		skipped, err = walkTables(objs, d, cfg, namespaces, enter, emit)
 		if err != nil || objs.KnownSockets == nil {
 			return err
 		}
@@ -96,15 +97,16 @@ func inInitialPIDNamespace() bool {
 }
 
 // walkTables reads the sockets of every namespace.
-func walkTables(objs *bpfObjects, d *decoder, cfg Config, namespaces map[uint64]namespace, emit func(*tcp.Event) error) (skipped *SkippedError, err error) {
-	if objs.Table == nil { // hookTable is missing, as Limitations says
-		return nil, nil
+func walkTables(objs *bpfObjects, d *decoder, cfg Config, namespaces map[uint64]namespace, enter func(inode uint32), emit func(*tcp.Event) error) (skipped *SkippedError, err error) {
+	read := func() error { return nil } // hookTable is missing, as Limitations says
+	if objs.Table != nil {
+		table, err := link.AttachIter(link.IterOptions{Program: objs.Table})
+		if err != nil {
+			return nil, fmt.Errorf("attach the socket iterator: %w", err)
+		}
+		defer table.Close()
+		read = func() error { return readRows(table, d, emit) }
 	}
-	table, err := link.AttachIter(link.IterOptions{Program: objs.Table})
-	if err != nil {
-		return nil, fmt.Errorf("attach the socket iterator: %w", err)
-	}
-	defer table.Close()
 	if _, found := namespaces[uint64(cfg.NetNS)]; cfg.NetNS != 0 && !found {
 		skipped = skipped.skip(fmt.Errorf("network namespace %d is not found", cfg.NetNS))
 	}
@@ -112,7 +114,10 @@ func walkTables(objs *bpfObjects, d *decoder, cfg Config, namespaces map[uint64]
 		if cfg.NetNS != 0 && uint64(cfg.NetNS) != inode {
 			continue
 		}
-		err := inNamespace(inode, ns, func() error { return readRows(table, d, emit) })
+		err := inNamespace(inode, ns, func() error {
+			enter(uint32(inode))
+			return read()
+		})
 		if why, ok := errors.AsType[*notEntered](err); ok {
 			skipped = skipped.skip(why)
 		} else if err != nil {

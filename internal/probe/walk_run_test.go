@@ -174,7 +174,7 @@ func (w *walk) collect() {
 		case errors.Is(err, io.EOF):
 		case err != nil:
 			w.err = fmt.Errorf("read an event: %w", err)
-		case e.Kind == tcp.Lost:
+		case !e.Kind.OfSocket():
 		case e.Kind != tcp.Transition:
 			w.err = fmt.Errorf("event of kind %d in the live stream", e.Kind)
 		default:

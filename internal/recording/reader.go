@@ -267,7 +267,10 @@ func (rec *record) event() (tcp.Event, error) {
 	e.Kind = parse(f, "type", rec.Type, parseKind)
 	e.Time = parse(f, "time", rec.Time, parseTime)
 	e.BootNS = parse(f, "boot_ns", rec.BootNS, parseBootNS)
-	if f.err == nil && e.Kind == tcp.Lost {
+	if f.err == nil && !e.Kind.OfSocket() {
+		if e.Kind == tcp.Unseen {
+			e.NetNS = require(f, "netns", rec.NetNS)
+		}
 		e.Lost = require(f, "events", rec.Events)
 		e.Where = shared(require(f, "where", rec.Where))
 		return e, f.err

@@ -47,6 +47,11 @@ var lost = tcp.Event{
 	UID: tcp.NoUID, FD: tcp.NoFD, Lost: 17, Where: "ring\nbuffer",
 }
 
+var unseenCookies = tcp.Event{
+	Kind: tcp.Unseen, Time: 1_795_000_003_000_000_000, BootNS: 98_765_700_000_000,
+	UID: tcp.NoUID, FD: tcp.NoFD, NetNS: 4026531840, Lost: 1494, Where: tcp.WhereCookie,
+}
+
 // lines returns what output.JSON makes of the events.
 func lines(t *testing.T, events ...tcp.Event) string {
 	t.Helper()
@@ -78,8 +83,8 @@ func read(recording string) (events []tcp.Event, err error) {
 }
 
 func TestRecordingErrors(t *testing.T) {
-	whole := strings.Split(lines(t, closed, listening, lost), "\n")
-	change, socket, gap := whole[0], whole[1], whole[2]
+	whole := strings.Split(lines(t, closed, listening, lost, unseenCookies), "\n")
+	change, socket, gap, cookies := whole[0], whole[1], whole[2], whole[3]
 	edit := func(line, old, replacement string) string {
 		if !strings.Contains(line, old) {
 			t.Fatalf("%s is not in %s", old, line)
@@ -130,6 +135,7 @@ func TestRecordingErrors(t *testing.T) {
 		{edit(change, `18446744073709551615`, `18446744073709551616`), `bytes_sent cannot be number 18446744073709551616`},
 		{edit(gap, `"events":17,`, ``), `events is missing`},
 		{edit(gap, `,"where":"ring\nbuffer"`, ``), `where is missing`},
+		{edit(cookies, `"netns":4026531840,`, ``), `netns is missing`},
 		{strings.Repeat(" ", maxLine) + change, `the line is longer than 65536 bytes: not a recording of tcptrace`},
 	} {
 		events, err := read(change + "\n" + test.line + "\n" + change + "\n")
@@ -140,7 +146,7 @@ func TestRecordingErrors(t *testing.T) {
 }
 
 func TestRecordingCutOff(t *testing.T) {
-	recording := lines(t, closed, listening, lost)
+	recording := lines(t, closed, listening, lost, unseenCookies)
 	ends := map[int]int{0: 0} // where the recording is whole, and how many events it has there
 	for i, c := range recording {
 		if c == '\n' {
@@ -367,7 +373,7 @@ func FuzzJSON(f *testing.F) {
 // Whatever the recording, an event is whole: written again it reads as the same
 // event. An error leaves none.
 func FuzzReader(f *testing.F) {
-	for _, e := range []tcp.Event{closed, listening, lost} {
+	for _, e := range []tcp.Event{closed, listening, lost, unseenCookies} {
 		var line bytes.Buffer
 		j := output.NewJSON(&line)
 		if err := errors.Join(j.Write(&e), j.Flush()); err != nil {

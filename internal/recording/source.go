@@ -68,7 +68,7 @@ func (s *Source) Read(e *tcp.Event) error {
 		s.boot, s.wall = e.BootNS, e.Time
 	}
 	s.now = max(s.now, e.BootNS)
-	if s.sockets != nil && e.Kind != tcp.Lost {
+	if s.sockets != nil && e.Kind.OfSocket() {
 		s.sockets.observe(e, slices.Contains(s.states, e.New))
 	}
 	return nil

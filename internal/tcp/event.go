@@ -19,9 +19,13 @@ const (
 	Transition Kind = iota // a socket went from Old to New
 	Socket                 // a socket that exists: it is in New
 	Lost                   // Lost events are missing here
+	Unseen                 // what listeners of a network namespace did that leaves no socket to show
 )
 
-var kindNames = [...]string{Transition: "transition", Socket: "socket", Lost: "lost"}
+var kindNames = [...]string{Transition: "transition", Socket: "socket", Lost: "lost", Unseen: "unseen"}
+
+// OfSocket reports whether an event of this kind is about a socket.
+func (k Kind) OfSocket() bool { return k == Transition || k == Socket }
 
 // String returns the name as in the JSON field type; for a number that is not a Kind it
 // returns "kind(N)".
@@ -178,6 +182,6 @@ type Event struct {
 	HasDrops bool   // the next one applies
 	Drops    uint32 // connections that a listener had to drop so far (sk_drops)
 
-	Lost  uint64 // Lost: how many events since the last one
-	Where string // Lost: where they were dropped
+	Lost  uint64 // Lost: how many events since the last one; Unseen: how many packets, likewise
+	Where string // Lost: where they were dropped; Unseen: WhereCookie and the like
 }

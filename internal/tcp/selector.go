@@ -24,6 +24,7 @@ type Selector struct {
 	filter  Filter
 	lasting bool // no state is kept
 	lives   *Tracker[choice]
+	where   *Namespaces
 	waiting Life[choice] // head of a ring: the undecided, oldest first
 	held    int          // events in all holds
 	spare   *held        // used again, so that holding does not allocate either
@@ -50,7 +51,7 @@ type held struct {
 
 // NewSelector returns a Selector for a filter, which is not to be changed any more.
 func NewSelector(f Filter) *Selector {
-	s := &Selector{filter: f, lasting: f.lasting()}
+	s := &Selector{filter: f, lasting: f.lasting(), where: NewNamespaces(f)}
 	s.lives = NewTracker(maxChosen, s.stopWaiting)
 	s.waiting.Value.prev, s.waiting.Value.next = &s.waiting, &s.waiting
 	return s
@@ -61,14 +62,22 @@ func NewSelector(f Filter) *Selector {
 // like those of a new socket.
 func (s *Selector) Dropped() uint64 { return s.dropped + s.lives.Forgotten() }
 
+// Namespaces returns those in which the filter has selected sockets so far.
+func (s *Selector) Namespaces() *Namespaces { return s.where }
+
 // Select calls emit for the events that are to be shown now: none, ev, or ev
 // after the held ones of its socket. An Event given to emit, like ev itself, is
-// valid until emit returns. Events come in order; a Lost one always passes. The
-// first error of emit is returned.
+// valid until emit returns. Events come in order; a Lost one always passes, an Unseen one
+// if it is of a namespace in which the filter selects sockets. The first error of emit is
+// returned.
 func (s *Selector) Select(ev *Event, emit func(*Event) error) error {
-	if ev.Kind == Lost {
+	switch {
+	case ev.Kind == Unseen && !s.where.Have(ev.NetNS):
+		return nil
+	case !ev.Kind.OfSocket():
 		return emit(ev)
 	}
+	s.where.Note(ev)
 	if s.lasting {
 		if s.filter.Match(ev) {
 			return emit(ev)
