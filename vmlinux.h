@@ -240,6 +240,7 @@ struct sock {
 	struct timer_list tcp_retransmit_timer; /* 7.0+ */
 	u32 sk_ack_backlog;
 	u32 sk_max_ack_backlog;
+	u32 sk_txhash;
 	kuid_t sk_uid;
 	u16 sk_type;
 	u16 sk_protocol;

@@ -69,12 +69,14 @@ static __always_inline void found_holder(struct sock_info *info, struct task_str
 
 /*
  * was_connected: a socket in CLOSE gets a row if its connection is over (reset, timed out, closed
- * both ways): that leaves the address of the peer. tcp_disconnect clears it, and a new
- * socket has none.
+ * both ways): that leaves the address of the peer. tcp_disconnect clears it, as for a connect()
+ * that is refused while it waits (__inet_stream_connect). It leaves the hash that sockets get
+ * with their first SYN or as a child (tcp_v4_connect, tcp_v6_connect, tcp_v4_syn_recv_sock). A
+ * new socket has neither, and a listener that was shut down.
  */
 static __always_inline bool was_connected(const struct sock *sk)
 {
-	return BPF_CORE_READ(sk, __sk_common.skc_dport) != 0;
+	return BPF_CORE_READ(sk, __sk_common.skc_dport) || BPF_CORE_READ(sk, sk_txhash);
 }
 
 static __always_inline void seed(struct sock *sk, struct sock_info *info)
@@ -86,7 +88,8 @@ static __always_inline void seed(struct sock *sk, struct sock_info *info)
 	probe_conn(&c, sk, &head);
 	c.lport = bpf_ntohs(BPF_CORE_READ((struct inet_sock *)sk, inet_sport));
 	info->state = HEAD_FIELD(&head, skc_state);
-	if (info->state == TCP_CLOSE && !was_connected(sk)) /* its first transition inserts it */
+	/* The next transition inserts it; it may have the right port then. */
+	if (info->state == TCP_CLOSE && (!was_connected(sk) || (filter_lports[0] && !c.lport)))
 		return;
 	if (!selected(&c) && !(info->state == TCP_LISTEN && listener_selected(&c)))
 		return;

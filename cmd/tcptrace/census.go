@@ -26,6 +26,7 @@ type census struct {
 	where     *enrich.Enricher
 	sockets   func(emit func(*tcp.Event) error) error // all that exist
 	namespace func(inode uint32) bool                 // nil: nobody knows
+	unjudged  tcp.Unjudged                            // sockets that the filter left out although they may match
 }
 
 // nothing returns an error with the flags that name a thing which does not exist; nil if
@@ -38,7 +39,7 @@ func (c census) nothing(f tcp.Filter) error {
 		there func() bool
 	}{
 		{"--pid", len(f.PIDs), func() bool { return slices.ContainsFunc(f.PIDs, processExists) }},
-		{"--uid", len(f.UIDs), func() bool { return slices.ContainsFunc(f.UIDs, userExists) || c.hasSockets(tcp.Filter{UIDs: f.UIDs}) }},
+		{"--uid", len(f.UIDs), func() bool { return c.mayHaveUser(f.UIDs) }},
 		{"--comm", len(f.Comm), func() bool { return processNamed(f.Comm) || c.hasSockets(tcp.Filter{Comm: f.Comm}) }},
 		{"--cgroup", len(f.Cgroups), func() bool { return c.hasPlace(c.where.HasCgroup, tcp.Filter{Cgroups: f.Cgroups}) }},
 		{"--container", len(f.Containers), func() bool { return c.hasPlace(c.where.HasContainer, tcp.Filter{Containers: f.Containers}) }},
@@ -52,6 +53,13 @@ func (c census) nothing(f tcp.Filter) error {
 		return nil
 	}
 	return fmt.Errorf("nothing that exists matches %s", strings.Join(flags, ", "))
+}
+
+// mayHaveUser reports whether a user is there. It takes neither a name nor a process to own a
+// socket, so one whose user is not known may be theirs.
+func (c census) mayHaveUser(uids []uint32) bool {
+	return c.unjudged[tcp.User]+c.unjudged[tcp.Forgotten] > 0 || slices.ContainsFunc(uids, userExists) ||
+		c.hasSockets(tcp.Filter{UIDs: uids})
 }
 
 // hasPlace reports whether a cgroup or container is there that the filter selects, or

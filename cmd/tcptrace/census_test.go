@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tcptrace/tcptrace/internal/tcp"
 )
 
 func TestProcessExists(t *testing.T) {
@@ -51,5 +53,32 @@ func TestUserExists(t *testing.T) {
 	defer sleep.Process.Kill()
 	if !userExists(nameless) {
 		t.Error("a user without a name has a process")
+	}
+}
+
+// A user who is not there may own a socket whose user is not known; a container has to exist.
+func TestCensusOfUnknownUsers(t *testing.T) {
+	const nameless = 1<<31 - 77
+	none := func(func(*tcp.Event) error) error { return nil }
+	user, both := tcp.Filter{UIDs: []uint32{nameless}}, tcp.Filter{UIDs: []uint32{nameless}, PIDs: []uint32{1 << 30}}
+	for _, test := range []struct {
+		unjudged tcp.Unjudged
+		filter   tcp.Filter
+		want     string
+	}{
+		{tcp.Unjudged{}, user, "nothing that exists matches --uid"},
+		{tcp.Unjudged{tcp.Age: 1, tcp.Owner: 1, tcp.Place: 1}, user, "nothing that exists matches --uid"},
+		{tcp.Unjudged{tcp.Forgotten: 1}, user, ""},
+		{tcp.Unjudged{tcp.User: 1}, user, ""},
+		{tcp.Unjudged{}, both, "nothing that exists matches --pid, --uid"},
+		{tcp.Unjudged{tcp.Forgotten: 1}, both, "nothing that exists matches --pid"},
+	} {
+		got := ""
+		if err := (census{sockets: none, unjudged: test.unjudged}).nothing(test.filter); err != nil {
+			got = err.Error()
+		}
+		if got != test.want {
+			t.Errorf("with %v left out: got %q, want %q", test.unjudged, got, test.want)
+		}
 	}
 }

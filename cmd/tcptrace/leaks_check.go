@@ -62,6 +62,7 @@ func (r *leaksRun) blind() (why []error) {
 		where:     r.where,
 		sockets:   func(emit func(*tcp.Event) error) error { return r.kernel.TrackedSockets(tcp.States(), emit) },
 		namespace: func(inode uint32) bool { _, _, err := r.kernel.PortRange(inode); return err == nil },
+		unjudged:  r.last.Unjudged,
 	}
 	if err := there.nothing(r.filter); err != nil {
 		why = append(why, err)

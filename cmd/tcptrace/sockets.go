@@ -52,7 +52,7 @@ func (c *socketsCmd) Run(e *env) error {
 		Existing: func(emit func(*tcp.Event) error) error {
 			err := e.saySkipped(probe.Sockets(config, emit))
 			if err == nil && !rows.any {
-				mistake = c.census(where).nothing(filter)
+				mistake = c.census(where, rows.unjudged).nothing(filter)
 			}
 			return err
 		},
@@ -65,7 +65,6 @@ func (c *socketsCmd) Run(e *env) error {
 	}
 	if mistake != nil {
 		e.say(mistake.Error())
-		return nil
 	}
 	for _, sentence := range append(output.Unjudged(rows.unjudged), whereFailed(c.Where.failed())...) {
 		e.say(sentence)
@@ -74,7 +73,7 @@ func (c *socketsCmd) Run(e *env) error {
 }
 
 // census looks at all sockets again, whatever their ports.
-func (c *socketsCmd) census(where *enrich.Enricher) census {
+func (c *socketsCmd) census(where *enrich.Enricher, unjudged tcp.Unjudged) census {
 	config := probe.Config{BTF: c.BTF, Without: c.Without}
-	return census{where: where, sockets: func(emit func(*tcp.Event) error) error { return probe.Sockets(config, emit) }}
+	return census{where: where, unjudged: unjudged, sockets: func(emit func(*tcp.Event) error) error { return probe.Sockets(config, emit) }}
 }

@@ -84,6 +84,46 @@ func TestNoRoomCountsOnce(t *testing.T) {
 	}))
 }
 
+// Sockets outside the filter take no places at the start, connected or not.
+func TestSeedTakesNoPlacesForOthers(t *testing.T) {
+	need.Kernel(t)
+	const room, others = 8, 40
+	report(t, onOwnThread(func() {
+		outside := listenOnLoopback()
+		defer unix.Close(outside)
+		gone := listenOnLoopback()
+		nobody := must(unix.Getsockname(gone))
+		check(unix.Close(gone), "close a listener")
+		for range others {
+			defer unix.Close(connectTo(outside))
+			server, _, err := unix.Accept4(outside, unix.SOCK_CLOEXEC)
+			check(err, "accept")
+			defer unix.Close(server)
+			refused := must(unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0))
+			defer unix.Close(refused)
+			if err := unix.Connect(refused, nobody); err != unix.ECONNREFUSED {
+				fail("connect to nobody: %v", err)
+			}
+		}
+		l := listenOnLoopback() // its descriptor is looked at after the others
+		defer unix.Close(l)
+		port := addrPort(must(unix.Getsockname(l))).Port()
+		p := must(probe.Open(probe.Config{MaxSockets: room, OwnerRefresh: -1, LocalPorts: []uint16{port}}))
+		defer p.Close()
+		rows := 0
+		check(p.Seed(func(e *tcp.Event) error {
+			rows++
+			if e.Local.Port() != port || e.FD != int32(l) || e.Holder != tcp.Held {
+				t.Errorf("got %s, fd %d, holder %q; want the listener, fd %d", describe(e), e.FD, e.Holder, l)
+			}
+			return nil
+		}), "seed")
+		if rows != 1 {
+			t.Errorf("%d rows, want that of the listener", rows)
+		}
+	}))
+}
+
 // A request that finds no room is known by the kernel's own stamp once it is completed: the time
 // that it lasted is not that of its last moment.
 func TestNoRoomForRequest(t *testing.T) {

@@ -2,6 +2,7 @@ package probe_test
 
 import (
 	"fmt"
+	"net/netip"
 	"strconv"
 	"time"
 
@@ -16,6 +17,8 @@ var descriptorScenarios = []scenario{
 	{name: "reset and kept open", run: resetAndKept},
 	{name: "closed both ways and kept open", run: closedAndKept},
 	{name: "reset and kept open, older than the trace", run: olderKept},
+	{name: "refused and kept open", run: refusedAndKept},
+	{name: "disconnected and kept open", run: disconnectedAndKept},
 	{name: "handed on, renamed, closed", run: rowsAreFresh},
 	{name: "nobody accepts", run: nobodyAccepts},
 	{name: "nobody accepts, older than the trace", run: nobodyAcceptsOlder},
@@ -98,16 +101,60 @@ func olderKept(n *netns) {
 	fd := must(strconv.Atoi(victim.do("take", mine)))
 	check(unix.Close(mine.fd), "close")
 	mine.fd = -1
-	var listed []tcp.Event
+	mine.keptBy(n.closed(), "victim", fd, tcp.AtLeast)
+	mine.keptBy(n.rows(n.tracked(), tcp.Close), "victim", fd, tcp.AtLeast)
+	n.trace() // nothing more is wanted
+}
+
+// refusedAndKept: connect() takes the address of the peer away when it fails.
+func refusedAndKept(n *netns) {
+	p := n.tracked()
+	n.socket("never connected", "", must(netip.ParseAddr("127.0.0.1")))
+	l := n.listener(web)
+	check(unix.Shutdown(l.fd, unix.SHUT_RD), "shut down the listener")
+	c := n.socket("refused", "", l.local.Addr())
+	check(unix.SetNonblock(c.fd, false), "let connect() wait")
+	if err := c.connect(l.local); err != unix.ECONNREFUSED {
+		fail("connect: %v", err)
+	}
+	c.keptWithoutPeer(n, n.rows(p, tcp.Close), tcp.Exact)
+	c.keptWithoutPeer(n, n.closed(), tcp.AtLeast)
+	n.trace() // nothing more is wanted
+}
+
+// disconnectedAndKept: of a socket that accept() gave, too.
+func disconnectedAndKept(n *netns) {
+	_, c, s := n.established(web)
+	check(connectUnspec(s.fd), "connect to AF_UNSPEC")
+	eventually(patience, "the peer is reset", func() bool { return len(n.closed()) == 2 })
+	check(unix.Close(c.fd), "close")
+	c.fd = -1
+	s.keptWithoutPeer(n, n.closed(), tcp.AtLeast)
+	s.keptWithoutPeer(n, n.rows(n.tracked(), tcp.Close), tcp.AtLeast)
+	n.trace()
+}
+
+// closed lists the sockets in CLOSE without a trace.
+func (n *netns) closed() (rows []tcp.Event) {
 	check(probe.Sockets(probe.Config{NetNS: n.inode}, func(e *tcp.Event) error {
 		if e.New == tcp.Close {
-			listed = append(listed, *e)
+			rows = append(rows, *e)
 		}
 		return nil
 	}), "list the sockets")
-	mine.keptBy(listed, "victim", fd, tcp.AtLeast)
-	mine.keptBy(n.rows(n.tracked(), tcp.Close), "victim", fd, tcp.AtLeast)
-	n.trace() // nothing more is wanted
+	return rows
+}
+
+// keptWithoutPeer holds the only row in CLOSE against the socket, whose peer is not known.
+func (s *sock) keptWithoutPeer(n *netns, rows []tcp.Event, age tcp.DurationKind) {
+	if len(rows) != 1 {
+		fail("%d rows in CLOSE, want 1 of %s: %+v", len(rows), s.name, rows)
+	}
+	e := rows[0]
+	if e.Cookie != cookieOf(s.fd) || e.Remote.Port() != 0 || e.Holder != tcp.Held || e.FD != int32(s.fd) ||
+		(owner{e.PID, e.Comm}) != n.procs[self] || e.DurationKind != age {
+		fail("got %s, holder %q, fd %d; want it held by %+v, fd %d, age %s", describe(&e), e.Holder, e.FD, n.procs[self], s.fd, age)
+	}
 }
 
 // rowsAreFresh: what a row says of the owner holds at that moment.
