@@ -109,6 +109,38 @@ func TestCloseCountsWhatIsHeld(t *testing.T) {
 	}
 }
 
+// A socket that has forgotten its peer may be kept for another connect(): age alone does not
+// accuse, growth does.
+func TestCloseForgotItsPeer(t *testing.T) {
+	forgot := func(now, since uint64) tcp.Event {
+		e := row(tcp.Close, now, now-since)
+		e.Remote = netip.MustParseAddrPort("0.0.0.0:0")
+		return e
+	}
+	g := look(t, stuckIn(tcp.Close), forgot(1000*second, 100*second))
+	if g.Cause != DescriptorOpen || g.Verdict != Undecided || !strings.Contains(g.Diagnosis, "kept for another connect()") {
+		t.Errorf("got %s, %s: %s", g.Cause, g.Verdict, g.Diagnosis)
+	}
+	for name, test := range map[string]struct {
+		every uint64 // another comes each time
+		want  Verdict
+	}{"grows": {3 * second, Leak}, "stays": {1000 * second, Slow}} {
+		table := NewTable(stuckIn(tcp.Close))
+		var groups []*Group
+		for now := uint64(1000 * second); now <= 1060*second; now += 2 * second {
+			table.Begin(now)
+			for since := uint64(900 * second); since <= now; since += test.every {
+				e := forgot(now, since)
+				table.Add(&e)
+			}
+			groups = table.End()
+		}
+		if len(groups) != 1 || groups[0].Verdict != test.want {
+			t.Errorf("%s: got %+v, want %s", name, groups, test.want)
+		}
+	}
+}
+
 // growing returns the last groups of a watch over sockets that stay for ever, and that
 // came at these times.
 func growing(rule Rule, from, to uint64, state tcp.State, came []uint64) []*Group {

@@ -50,6 +50,9 @@ func (g *Group) evidence() string {
 	case tcp.CloseWait:
 		return g.closeWaitEvidence()
 	case tcp.Close:
+		if g.disconnected() {
+			return fmt.Sprintf("The connection ended, or connect() failed, %s ago; the process still holds the descriptor: a missing close(), or it is kept for another connect().", g.age())
+		}
 		return fmt.Sprintf("The connection %s %s ago; the process still holds the descriptor: a missing close().", ending(g.Reason), g.age())
 	case tcp.FinWait2:
 		return g.closedHere() + "; the peer has not closed."

@@ -21,8 +21,9 @@ const oldAges = 3
 //   - A socket that a reset or a timeout takes out of CLOSE_WAIT has left it. Whether
 //     its process has closed it shows in CLOSE; where that is not visible, a group
 //     whose sockets leave in this way is undecided.
-//   - ESTABLISHED sockets may be as old as they like: only a group that grows, and
-//     whose sockets stay, leaks. Sockets that all still send are never said to leak.
+//   - ESTABLISHED sockets may be as old as they like, and so may those that are kept for
+//     another connect(), see disconnected: only a group that grows, and whose sockets stay,
+//     leaks. Sockets that all still send are never said to leak.
 func (g *Group) judge(now uint64, closeVisible bool) {
 	w := &g.watch
 	if 2*g.Stayed < w.baseCount {
@@ -37,7 +38,7 @@ func (g *Group) judge(now uint64, closeVisible bool) {
 	}
 	g.Leaving = w.leaving
 	g.Cause = g.cause()
-	old := g.Oldest >= oldAges*g.rule.OlderThan && g.State != tcp.Established
+	old := g.Oldest >= oldAges*g.rule.OlderThan && g.State != tcp.Established && !g.disconnected()
 	grows := g.GrowthKnown && g.Growth > 0
 	switch {
 	case g.Cause == StillSending:
@@ -53,6 +54,13 @@ func (g *Group) judge(now uint64, closeVisible bool) {
 	default:
 		g.Verdict = Undecided
 	}
+}
+
+// disconnected says of sockets in CLOSE that they have forgotten their peer, as after a
+// connect() that has failed while it waited, or to AF_UNSPEC (tcp_disconnect). Then connect()
+// works again, and a client may keep them for that.
+func (g *Group) disconnected() bool {
+	return g.State == tcp.Close && g.Remote.Addr().IsUnspecified()
 }
 
 // cause follows the majority.
