@@ -172,6 +172,7 @@ func TestTrace(t *testing.T) {
 		step(9200, 100, 1, tcp.SynSent, tcp.Established, c, s, tcp.Client, 7),
 		step(9210, 100, 2, tcp.SynRecv, tcp.Established, s, c, tcp.Server, 1),
 		tcp.Event{Kind: tcp.Lost, BootNS: 9300, Lost: 5, Where: "ring"},
+		tcp.Event{Kind: tcp.Unseen, BootNS: 9300, NetNS: 1, Lost: 5, Where: tcp.WhereCookie},
 		step(9400, 190, 2, tcp.Established, tcp.CloseWait, s, c, tcp.Server, 2), // accepted by another process
 		step(9500, 300, 1, tcp.Established, tcp.FinWait1, c, s, tcp.Client, 7),
 		step(9600, 200, 2, tcp.CloseWait, tcp.LastAck, s, c, tcp.Server, 2),
@@ -191,7 +192,7 @@ func TestTrace(t *testing.T) {
 	if len(o.arrows) != 1 || o.processes[o.arrows[0][0].pid] != "p\"7\x1b" || o.processes[o.arrows[0][1].pid] != "p\"1\x1b" {
 		t.Errorf("arrows %v, want one from the client to the server", o.arrows)
 	}
-	if got := o.instants[place{nobody, nobody}]; !slices.Equal(got, []string{"events lost"}) {
+	if got := o.instants[place{nobody, nobody}]; !slices.Equal(got, []string{"events lost", "events unseen"}) {
 		t.Errorf("losses are %q", got)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -36,8 +37,10 @@ const (
 )
 
 // unseen reads the counters of network namespaces again and again. It belongs to the
-// goroutine that reads.
+// goroutine that reads, but for losses and close: they come from another, which does not wait
+// for one that hangs. So what they look at is written with the lock.
 type unseen struct {
+	lock    sync.Mutex
 	spaces  map[uint32]*counters
 	unknown map[uint32]bool // namespaces whose counters are not known, or only up to a time
 	last    uint32          // see meet
@@ -75,6 +78,8 @@ func (u *unseen) open(netns uint32) {
 	if err == nil {
 		c.first, err = c.read()
 	}
+	u.lock.Lock()
+	defer u.lock.Unlock()
 	if err != nil {
 		u.lose(netns, c)
 		return
@@ -94,7 +99,7 @@ func (u *unseen) room() error {
 	return nil
 }
 
-// lose gives up a network namespace.
+// lose gives up a network namespace. The lock is held.
 func (u *unseen) lose(netns uint32, c *counters) {
 	if c.path >= 0 {
 		unix.Close(c.path)
@@ -111,8 +116,10 @@ func (u *unseen) meet(netns uint32) {
 		return
 	}
 	u.last = netns
-	if u.spaces[netns] == nil && len(u.unknown) < maxUnseen {
+	if u.spaces[netns] == nil && !u.unknown[netns] && len(u.unknown) < maxUnseen {
+		u.lock.Lock()
 		u.unknown[netns] = true
+		u.lock.Unlock()
 	}
 }
 
@@ -126,6 +133,8 @@ func (u *unseen) readIfDue() {
 
 // read reads all counters and notes what is new.
 func (u *unseen) read() {
+	u.lock.Lock()
+	defer u.lock.Unlock()
 	for netns, c := range u.spaces {
 		if c.path < 0 {
 			continue
@@ -157,9 +166,12 @@ func (u *unseen) next(ev *tcp.Event) bool {
 }
 
 func (u *unseen) close() {
+	u.lock.Lock()
+	defer u.lock.Unlock()
 	for _, c := range u.spaces {
 		if c.path >= 0 {
 			unix.Close(c.path)
+			c.path = -1
 		}
 	}
 }
@@ -225,6 +237,8 @@ func (p *Probe) Unseen(emit func(*tcp.Event) error) error {
 
 // losses returns what was made news, and the namespaces of which there may be more.
 func (u *unseen) losses() (all []Unseen, unknown []uint32) {
+	u.lock.Lock()
+	defer u.lock.Unlock()
 	for netns, c := range u.spaces {
 		if c.total == (listenCounts{}) {
 			continue
