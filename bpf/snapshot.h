@@ -69,7 +69,7 @@ static __always_inline void found_holder(struct sock_info *info, struct task_str
 
 /*
  * was_connected: a socket in CLOSE gets a row if its connection is over (reset, timed out, closed
- * both ways): that leaves the address of the peer. tcp_disconnect clears it, as for a connect()
+ * both ways): that leaves the port of the peer. tcp_disconnect clears it, as for a connect()
  * that is refused while it waits (__inet_stream_connect). It leaves the hash that sockets get
  * with their first SYN or as a child (tcp_v4_connect, tcp_v6_connect, tcp_v4_syn_recv_sock). A
  * new socket has neither, and a listener that was shut down.
@@ -88,8 +88,7 @@ static __always_inline void seed(struct sock *sk, struct sock_info *info)
 	probe_conn(&c, sk, &head);
 	c.lport = bpf_ntohs(BPF_CORE_READ((struct inet_sock *)sk, inet_sport));
 	info->state = HEAD_FIELD(&head, skc_state);
-	/* The next transition inserts it; it may have the right port then. */
-	if (info->state == TCP_CLOSE && (!was_connected(sk) || (filter_lports[0] && !c.lport)))
+	if (info->state == TCP_CLOSE && !was_connected(sk)) /* its first transition inserts it */
 		return;
 	if (!selected(&c) && !(info->state == TCP_LISTEN && listener_selected(&c)))
 		return;
@@ -691,7 +690,8 @@ static __always_inline int known_row(struct bpf_iter__bpf_map_elem *ctx)
 	e.cookie = HEAD_FIELD(&head, skc_cookie).counter;
 	if (sk) {
 		read_again(&e, info, sk);
-		fill_counts(&e, (void *)sk, state);
+		if (state != TCP_CLOSE || c.rport) /* tcp_disconnect sets write_seq for the next connection */
+			fill_counts(&e, (void *)sk, state);
 	}
 	bpf_seq_write(ctx->meta->seq, &e, sizeof(e));
 	return 0;

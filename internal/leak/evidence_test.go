@@ -114,7 +114,7 @@ func TestCloseCountsWhatIsHeld(t *testing.T) {
 func TestCloseForgotItsPeer(t *testing.T) {
 	forgot := func(now, since uint64) tcp.Event {
 		e := row(tcp.Close, now, now-since)
-		e.Remote = netip.MustParseAddrPort("0.0.0.0:0")
+		e.Remote = netip.AddrPortFrom(e.Remote.Addr(), 0)
 		return e
 	}
 	g := look(t, stuckIn(tcp.Close), forgot(1000*second, 100*second))

@@ -68,6 +68,7 @@ type Group struct {
 	rule    *Rule
 	ages    []uint64
 	stride  int    // every stride-th age is in ages
+	forgot  int    // sockets in CLOSE that have forgotten their peer, see disconnected
 	unseen  int    // sockets of which it is not known whether a process has accepted them
 	newest  uint64 // when the last one came into the state, those that do not count yet included
 	openers []opener
@@ -168,6 +169,9 @@ func (g *Group) measure(row *tcp.Event) {
 	}
 	if row.Unaccepted {
 		g.Unaccepted++
+	}
+	if row.New == tcp.Close && row.Remote.Port() == 0 {
+		g.forgot++
 	}
 	if row.HasQueues && !g.rule.Recorded {
 		g.measureQueues(row)

@@ -56,12 +56,10 @@ func (g *Group) judge(now uint64, closeVisible bool) {
 	}
 }
 
-// disconnected says of sockets in CLOSE that they have forgotten their peer, as after a
-// connect() that has failed while it waited, or to AF_UNSPEC (tcp_disconnect). Then connect()
-// works again, and a client may keep them for that.
-func (g *Group) disconnected() bool {
-	return g.State == tcp.Close && g.Remote.Addr().IsUnspecified()
-}
+// disconnected says of most sockets of the group that they have forgotten the port of their
+// peer, as after a connect() that has failed while it waited, or to AF_UNSPEC (tcp_disconnect).
+// Then connect() works again, and a client may keep them for that.
+func (g *Group) disconnected() bool { return 2*g.forgot > g.Count }
 
 // cause follows the majority.
 func (g *Group) cause() Cause {

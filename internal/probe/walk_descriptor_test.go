@@ -106,7 +106,7 @@ func olderKept(n *netns) {
 	n.trace() // nothing more is wanted
 }
 
-// refusedAndKept: connect() takes the address of the peer away when it fails.
+// refusedAndKept: connect() takes the port of the peer away when it fails.
 func refusedAndKept(n *netns) {
 	p := n.tracked()
 	n.socket("never connected", "", must(netip.ParseAddr("127.0.0.1")))
@@ -151,7 +151,7 @@ func (s *sock) keptWithoutPeer(n *netns, rows []tcp.Event, age tcp.DurationKind)
 		fail("%d rows in CLOSE, want 1 of %s: %+v", len(rows), s.name, rows)
 	}
 	e := rows[0]
-	if e.Cookie != cookieOf(s.fd) || e.Remote.Port() != 0 || e.Holder != tcp.Held || e.FD != int32(s.fd) ||
+	if e.Cookie != cookieOf(s.fd) || e.Remote.Port() != 0 || e.HasQueues || e.Holder != tcp.Held || e.FD != int32(s.fd) ||
 		(owner{e.PID, e.Comm}) != n.procs[self] || e.DurationKind != age {
 		fail("got %s, holder %q, fd %d; want it held by %+v, fd %d, age %s", describe(&e), e.Holder, e.FD, n.procs[self], s.fd, age)
 	}
