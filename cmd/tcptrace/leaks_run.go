@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"io"
 	"math"
 	"time"
@@ -22,6 +23,7 @@ type leaksRun struct {
 	watch  *leak.Watch
 	last   *leak.Report // nil: there was none, as of an empty recording
 	kernel *kernel      // nil: a recording
+	stacks *stackReader // nil: none are named
 }
 
 // watchConfig is what the flags say about the Watch, whatever the source.
@@ -86,6 +88,13 @@ func (c *leaksCmd) live(e *env, filter tcp.Filter) error {
 		keep = append(keep, probe.CloseSockets)
 	}
 	run := &leaksRun{cmd: c, env: e, filter: filter, kernel: &source, where: source.place}
+	ctx, interrupt := context.WithCancel(e.ctx)
+	defer interrupt()
+	if c.Stacks {
+		if run.stacks = e.newStackReader(ctx, source.Probe); run.stacks != nil {
+			defer run.stacks.Close()
+		}
+	}
 	watch := run.liveConfig()
 	quit := func() {}
 	if format, _ := c.format(); format.name == "columns" && !c.atEnd() {
@@ -102,9 +111,20 @@ func (c *leaksCmd) live(e *env, filter tcp.Filter) error {
 	run.watch = leak.NewWatch(watch)
 	config := source.config(keep...)
 	config.Enrich = nil // the Watch does it, also for the sockets of a refresh
-	counts, err := pipeline.Run(e.ctx, c.runConfig(e, config), source, run.watch)
+	counts, err := pipeline.Run(e.ctx, c.runConfig(e, config), interruptible{source, interrupt}, run.watch)
 	quit()
 	return run.conclude(account{counts: counts, losses: source.Losses(), where: c.Where.failed()}, err)
+}
+
+// interruptible is a kernel whose end also ends the look at a process.
+type interruptible struct {
+	kernel
+	interrupt func()
+}
+
+func (k interruptible) Stop() {
+	k.interrupt()
+	k.kernel.Stop()
 }
 
 // liveConfig adds what the kernel knows.
@@ -114,7 +134,7 @@ func (r *leaksRun) liveConfig() leak.Config {
 	watch.Enrich = r.where.Fill
 	watch.Once = c.atEnd() && c.Duration == 0
 	watch.Offset = time.Now().UnixNano() - int64(k.Now())
-	watch.Existing, watch.Facts = k.Existing, leakFacts(k.Probe, "/proc", c.Stacks)
+	watch.Existing, watch.Facts = k.Existing, leakFacts(k.Probe, "/proc", r.stacks)
 	return watch
 }
 
@@ -143,6 +163,9 @@ func (r *leaksRun) conclude(a account, err error) error {
 	}
 	if err := r.env.finish(missing, err); err != nil {
 		return err
+	}
+	if r.stacks != nil {
+		r.stacks.explain(r.env)
 	}
 	switch {
 	case r.cmd.Kill:

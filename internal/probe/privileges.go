@@ -46,6 +46,7 @@ const (
 	EnterNamespaces              // PortRange and Destroy, in network namespaces of other users as well
 	InspectProcesses             // limits, maps and descriptors of other users' processes
 	CloseSockets                 // Destroy
+	ReadMappedFiles              // /proc/PID/map_files, in addition to InspectProcesses
 )
 
 // tasks says which capabilities each of them takes.
@@ -54,17 +55,19 @@ var tasks = [...][]cap.Value{
 	EnterNamespaces:  {cap.SYS_ADMIN, cap.SYS_PTRACE, cap.DAC_READ_SEARCH},
 	InspectProcesses: {cap.SYS_PTRACE, cap.DAC_READ_SEARCH},
 	CloseSockets:     {cap.NET_ADMIN},
+	ReadMappedFiles:  {cap.CHECKPOINT_RESTORE},
 }
 
 // held returns the capability by which a process that has these may do what c is for: c
-// itself, or CAP_SYS_ADMIN for CAP_BPF and CAP_PERFMON, which were split off from it in
-// Linux 5.8 (bpf_capable, perfmon_capable). Runtimes that do not know them, such as
-// Docker 20.10 with --privileged, give CAP_SYS_ADMIN alone. It is false if there is none.
+// itself, or CAP_SYS_ADMIN for those that were split off from it in Linux 5.8 and 5.9
+// (bpf_capable, perfmon_capable, checkpoint_restore_ns_capable). Runtimes that do not know
+// them, such as Docker 20.10 with --privileged, give CAP_SYS_ADMIN alone. It is false if
+// there is none.
 func held(have *cap.Set, c cap.Value) (cap.Value, bool) {
 	if ok, err := have.GetFlag(cap.Effective, c); err == nil && ok {
 		return c, true
 	}
-	if c != cap.BPF && c != cap.PERFMON {
+	if c != cap.BPF && c != cap.PERFMON && c != cap.CHECKPOINT_RESTORE {
 		return c, false
 	}
 	return held(have, cap.SYS_ADMIN)
