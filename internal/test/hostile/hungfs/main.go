@@ -1,12 +1,12 @@
-// Command hungfs runs a program from a file system that stops answering on SIGUSR1, as a
-// dead file server does:
+// Command hungfs runs a program from a file system that stops answering, as a dead file
+// server does, when the program has written a line:
 //
 //	hungfs [-overlay] DEVICE DIR FILE [ARG ...]
 //
-// It mounts a FUSE file system on DIR by way of DEVICE (/dev/fuse, or a copy of it), which
-// holds FILE as app, and runs that. With -overlay an overlay file system lies over it, so
-// that also those may look who are not allowed to look into the FUSE mount of another
-// user namespace. It is to be started in a mount namespace of its own: everything is gone
+// It mounts a FUSE file system on DIR/fs by way of DEVICE (/dev/fuse, or a copy of it),
+// which holds FILE as app, and runs that. With -overlay an overlay file system of it and of
+// DIR/empty lies over it, so that also those may look who are not allowed to look into the
+// FUSE mount of another user namespace. It is to be started in a mount namespace of its own: everything is gone
 // when it ends, which it does when the program ends.
 //
 // The file server must not be the process that looks: that one waits in the kernel and
@@ -14,11 +14,13 @@
 package main
 
 import (
+	"bufio"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
-	"os/signal"
+	"path/filepath"
 	"strconv"
 	"sync/atomic"
 	"syscall"
@@ -43,6 +45,7 @@ func main() {
 }
 
 func run(overlay bool, device, dir, file string, args []string) error {
+	at := filepath.Join(dir, "fs")
 	content, err := os.ReadFile(file)
 	if err != nil {
 		return err
@@ -55,27 +58,37 @@ func run(overlay bool, device, dir, file string, args []string) error {
 		return fmt.Errorf("open %s: %w", device, err)
 	}
 	options := "rootmode=40755,user_id=0,group_id=0,allow_other,fd=" + strconv.Itoa(fd)
-	if err := unix.Mount("hungfs", dir, "fuse", unix.MS_NODEV|unix.MS_NOSUID, options); err != nil {
+	if err := unix.Mount("hungfs", at, "fuse", unix.MS_NODEV|unix.MS_NOSUID, options); err != nil {
 		return fmt.Errorf("mount a FUSE file system: %w", err)
 	}
 	s := &server{fd: fd, content: content}
 	go s.serve()
-	stop := make(chan os.Signal, 1)
-	signal.Notify(stop, unix.SIGUSR1)
-	go func() {
-		<-stop
-		s.hung.Store(true)
-		fmt.Fprintln(os.Stderr, "hungfs: hung")
-	}()
 	if overlay {
-		if err := unix.Mount("overlay", dir, "overlay", 0, "lowerdir="+dir+":/tmp/hf/empty"); err != nil {
+		if err := unix.Mount("overlay", at, "overlay", 0, "lowerdir="+at+":"+filepath.Join(dir, "empty")); err != nil {
 			return fmt.Errorf("mount an overlay file system: %w", err)
 		}
 	}
-	cmd := exec.Command(dir+"/app", args...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd := exec.Command(filepath.Join(at, "app"), args...)
+	cmd.Stdin, cmd.Stderr = os.Stdin, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
-	return cmd.Run()
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	out := bufio.NewReader(stdout)
+	line, err := out.ReadString('\n')
+	if err != nil {
+		return fmt.Errorf("wait for the first line of the program: %w", err)
+	}
+	s.hung.Store(true)
+	fmt.Printf("pid %d\n%s", cmd.Process.Pid, line)
+	if _, err := io.Copy(os.Stdout, out); err != nil {
+		return err
+	}
+	return cmd.Wait()
 }
 
 // server answers the requests of the kernel, see fuse(4) and linux/fuse.h.
