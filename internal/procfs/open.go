@@ -55,6 +55,9 @@ func FindMount(process, path string) (*Found, error) {
 	}
 	defer unix.Close(dir)
 	fd, err := lookUp(dir, path, resolveCached)
+	for try := 0; err == unix.EAGAIN && try < 10; try++ { // a rename or a mount came in between
+		fd, err = lookUp(dir, path, resolveCached)
+	}
 	if (err == unix.EINVAL || err == unix.EAGAIN) && ofInitialUser(filepath.Join(process, "ns/mnt")) {
 		fd, err = lookUp(dir, path, 0)
 	}

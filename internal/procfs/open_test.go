@@ -197,13 +197,19 @@ func TestFindMountDoesNotWait(t *testing.T) {
 	if !cachedLookup(t) {
 		t.Log("this kernel has no RESOLVE_CACHED: what other users have mounted is not looked up at all")
 	}
+	t.Run("nobody", func(t *testing.T) { findHungMount(t, hostile.Nobody) })
+	// The file server is only asked for users whom its user namespace knows.
+	t.Run("contained root", func(t *testing.T) { findHungMount(t, hostile.Contained) })
+}
+
+func findHungMount(t *testing.T, user hostile.User) {
 	shell, err := filepath.EvalSymlinks("/bin/sh")
 	if err != nil {
 		t.Fatal(err)
 	}
 	at := hostile.Dir(t)
 	app := filepath.Join(at, "fs/app")
-	dir := hostile.HungFS(t, at, shell, "-ec", `mount --bind /proc/self/ns/net "$0"; echo ready; read end`, app).Dir()
+	dir := user.HungFS(t, at, shell, "-ec", `mount --bind /proc/self/ns/net "$0"; echo ready; read end`, app).Dir()
 	looked := make(chan error, 1)
 	go func() { // on a thread that can be left behind
 		found, err := FindMount(dir, app)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -27,22 +28,32 @@ type Process struct {
 // Dir is its directory in /proc.
 func (p Process) Dir() string { return filepath.Join("/proc", strconv.Itoa(p.PID)) }
 
-// command runs args as nobody, who is root in namespaces of their own.
-func command(args ...string) *exec.Cmd {
-	return exec.Command("setpriv", append([]string{"--reuid", "65534", "--regid", "65534", "--clear-groups", "unshare", "-Urm", "--"}, args...)...)
+// A User is root in a user and a mount namespace.
+type User []string
+
+// Nobody is another user outside; Contained is root there too, without privileges, as the
+// root of some containers is.
+var (
+	Nobody    = User{"setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "unshare", "-Urm", "--"}
+	Contained = User{"unshare", "-Urm", "--"}
+)
+
+func (u User) command(args ...string) *exec.Cmd {
+	args = slices.Concat(u, args)
+	return exec.Command(args[0], args[1:]...)
 }
 
-// Shell runs a script as the hostile user, until the test ends. The script is to write a line
+// Shell runs a script as Nobody, until the test ends. The script is to write a line
 // when it is ready, and then to read its input to the end.
 func Shell(t testing.TB, script string) Process {
 	t.Helper()
-	return start(t, command("sh", "-ec", script))
+	return start(t, Nobody.command("sh", "-ec", script))
 }
 
-// HungFS runs a program from a file system of the hostile user, which does not answer any
+// HungFS runs a program from a file system of a hostile user, which does not answer any
 // more when the program has written a line. dir is from Dir; the program is seen there as
 // fs/app. It all ends with the test.
-func HungFS(t testing.TB, dir, file string, args ...string) Process {
+func (u User) HungFS(t testing.TB, dir, file string, args ...string) Process {
 	t.Helper()
 	program, device := filepath.Join(dir, "hungfs"), filepath.Join(dir, "fuse")
 	build := exec.Command("go", "build", "-o", program, "github.com/tcptrace/tcptrace/internal/test/hostile/hungfs")
@@ -58,7 +69,7 @@ func HungFS(t testing.TB, dir, file string, args ...string) Process {
 			t.Fatal(err)
 		}
 	}
-	return start(t, command(append([]string{program, "-overlay", device, dir, file}, args...)...))
+	return start(t, u.command(append([]string{program, "-overlay", device, dir, file}, args...)...))
 }
 
 // Dir makes a directory that everybody can enter.
