@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -52,4 +53,13 @@ func TestUserExists(t *testing.T) {
 	if !userExists(nameless) {
 		t.Error("a user without a name has a process")
 	}
+}
+
+// FuzzThreadGroup reads /proc/PID/status, whose first line has the name of the process.
+func FuzzThreadGroup(f *testing.F) {
+	f.Fuzz(func(t *testing.T, status string) {
+		if pid, err := threadGroup(strings.NewReader(status)); err == nil && !strings.Contains(status, "Tgid:") {
+			t.Errorf("%d", pid)
+		}
+	})
 }

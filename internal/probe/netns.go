@@ -1,7 +1,6 @@
 package probe
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -193,9 +192,8 @@ func mountedNamespaces(process string) map[uint64]namespace {
 // in proc(5)'s mountinfo, by inode: the root is "net:[inode]", the type nsfs.
 func parseNamespaceMounts(mountinfo io.Reader) map[uint64]string {
 	points := make(map[uint64]string)
-	lines := bufio.NewScanner(mountinfo)
-	for lines.Scan() {
-		f := strings.Fields(lines.Text())
+	for line := range procfs.Lines(mountinfo) {
+		f := strings.Fields(line)
 		if len(f) < 5 {
 			continue
 		}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"debug/elf"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
@@ -608,6 +609,25 @@ func FuzzObject(f *testing.F) {
 				_ = frame.String()
 			}
 			offset += 0x100
+		}
+	})
+}
+
+// FuzzGoTable reads hostile tables of the Go runtime: pclntab is a whole .gopclntab, at the
+// beginning of a file whose code begins at 0x1000.
+func FuzzGoTable(f *testing.F) {
+	f.Fuzz(func(t *testing.T, pclntab []byte, inline, vaddr uint64) {
+		s := NewSymbolizer("/nonexistent")
+		s.budget.begin(t.Context())
+		o := &object{file: s.file("pclntab", bytes.NewReader(pclntab))}
+		text, table := &elf.Section{SectionHeader: elf.SectionHeader{Name: ".text", Type: elf.SHT_PROGBITS, Addr: 0x1000, Size: 1 << 20}},
+			&elf.Section{SectionHeader: elf.SectionHeader{Name: ".gopclntab", Type: elf.SHT_PROGBITS, Size: uint64(len(pclntab)), FileSize: uint64(len(pclntab))}}
+		if o.golang = newGoTable(o, &elf.File{Sections: []*elf.Section{text, table}}); o.golang == nil {
+			return
+		}
+		o.golang.inline = int64(inline)
+		if frames := o.goFrames(vaddr); len(frames) > maxInlined {
+			t.Errorf("%d frames", len(frames))
 		}
 	})
 }
