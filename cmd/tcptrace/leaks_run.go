@@ -76,6 +76,15 @@ func (c *leaksCmd) runConfig(e *env, config pipeline.Config) pipeline.Config {
 func (c *leaksCmd) live(e *env, filter tcp.Filter) error {
 	options := c.probeConfig()
 	options.Tracked, options.Stacks, options.Hooks, options.BTF, options.Without = true, c.Stacks, c.Hooks, c.BTF, c.Without
+	ctx, interrupt := context.WithCancel(e.ctx)
+	defer interrupt()
+	var stacks *stackReader
+	if c.Stacks {
+		if stacks = e.newStackReader(ctx); stacks != nil {
+			defer stacks.Close()
+		}
+		options.Stacks = stacks != nil
+	}
 	source, err := e.openKernel(options)
 	if err != nil {
 		return err
@@ -88,12 +97,8 @@ func (c *leaksCmd) live(e *env, filter tcp.Filter) error {
 		keep = append(keep, probe.CloseSockets)
 	}
 	run := &leaksRun{cmd: c, env: e, filter: filter, kernel: &source, where: source.place}
-	ctx, interrupt := context.WithCancel(e.ctx)
-	defer interrupt()
-	if c.Stacks {
-		if run.stacks = e.newStackReader(ctx, source.Probe); run.stacks != nil {
-			defer run.stacks.Close()
-		}
+	if run.stacks = stacks; stacks != nil {
+		stacks.probe = source.Probe
 	}
 	watch := run.liveConfig()
 	quit := func() {}

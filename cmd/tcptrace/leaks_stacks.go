@@ -18,7 +18,7 @@ const stackHelper = "tcptrace-stacks"
 // serveStacks is that program. It looks into processes and keeps the privileges for that
 // alone.
 func serveStacks() int {
-	err := probe.DropPrivileges(probe.InspectProcesses, probe.ReadMappedFiles)
+	err := probe.DropPrivileges(probe.InspectProcesses)
 	if err == nil {
 		err = symbolize.Serve(os.Stdin, os.Stdout, "/proc")
 	}
@@ -48,15 +48,16 @@ type stackReader struct {
 // stackKey is a stack of a process: the same addresses mean something else in another.
 type stackKey struct{ id, pid uint32 }
 
-// newStackReader returns nil where no helper can be started, and says why. The end of ctx
-// interrupts what it does.
-func (e *env) newStackReader(ctx context.Context, p *probe.Probe) *stackReader {
+// newStackReader returns nil where no helper can be started, and says why. It is to be
+// called while programs may be started, and given its probe before it is used. The end of
+// ctx interrupts what it does.
+func (e *env) newStackReader(ctx context.Context) *stackReader {
 	helper, err := symbolize.StartHelper(ctx, "/proc/self/exe", stackHelper)
 	if err != nil {
 		e.say(fmt.Sprintf("the code that opened sockets is not named: %v", err))
 		return nil
 	}
-	return &stackReader{p, helper, make(map[uint32]time.Time), make(map[stackKey][]symbolize.Frame), 0}
+	return &stackReader{nil, helper, make(map[uint32]time.Time), make(map[stackKey][]symbolize.Frame), 0}
 }
 
 // remember has the maps of a process read while it lives.

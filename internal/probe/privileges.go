@@ -46,16 +46,14 @@ const (
 	EnterNamespaces              // PortRange and Destroy, in network namespaces of other users as well
 	InspectProcesses             // limits, maps and descriptors of other users' processes
 	CloseSockets                 // Destroy
-	ReadMappedFiles              // /proc/PID/map_files, in addition to InspectProcesses
 )
 
 // tasks says which capabilities each of them takes.
 var tasks = [...][]cap.Value{
 	ReadTrace:        {cap.BPF, cap.PERFMON, cap.DAC_READ_SEARCH},
 	EnterNamespaces:  {cap.SYS_ADMIN, cap.SYS_PTRACE, cap.DAC_READ_SEARCH},
-	InspectProcesses: {cap.SYS_PTRACE, cap.DAC_READ_SEARCH},
+	InspectProcesses: {cap.SYS_PTRACE, cap.DAC_READ_SEARCH, cap.CHECKPOINT_RESTORE}, // the last for map_files
 	CloseSockets:     {cap.NET_ADMIN},
-	ReadMappedFiles:  {cap.CHECKPOINT_RESTORE},
 }
 
 // held returns the capability by which a process that has these may do what c is for: c
