@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -81,4 +82,13 @@ func TestCensusOfUnknownUsers(t *testing.T) {
 			t.Errorf("with %v left out: got %q, want %q", test.unjudged, got, test.want)
 		}
 	}
+}
+
+// FuzzThreadGroup reads /proc/PID/status, whose first line has the name of the process.
+func FuzzThreadGroup(f *testing.F) {
+	f.Fuzz(func(t *testing.T, status string) {
+		if pid, err := threadGroup(strings.NewReader(status)); err == nil && !strings.Contains(status, "Tgid:") {
+			t.Errorf("%d", pid)
+		}
+	})
 }

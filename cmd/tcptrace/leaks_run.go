@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"io"
 	"math"
 	"slices"
@@ -25,6 +26,7 @@ type leaksRun struct {
 	kernel *kernel      // nil: a recording
 
 	namespaces *tcp.Namespaces // nil: a recording, or SYN_RECV is not looked at
+	stacks *stackReader // nil: none are named
 }
 
 // watchConfig is what the flags say about the Watch, whatever the source.
@@ -77,6 +79,15 @@ func (c *leaksCmd) runConfig(e *env, config pipeline.Config) pipeline.Config {
 func (c *leaksCmd) live(e *env, filter tcp.Filter) error {
 	options := c.probeConfig()
 	options.Tracked, options.Stacks, options.Hooks, options.BTF, options.Without = true, c.Stacks, c.Hooks, c.BTF, c.Without
+	ctx, interrupt := context.WithCancel(e.ctx)
+	defer interrupt()
+	var stacks *stackReader
+	if c.Stacks {
+		if stacks = e.newStackReader(ctx); stacks != nil {
+			defer stacks.Close()
+		}
+		options.Stacks = stacks != nil
+	}
 	source, err := e.openKernel(options)
 	if err != nil {
 		return err
@@ -89,6 +100,9 @@ func (c *leaksCmd) live(e *env, filter tcp.Filter) error {
 		keep = append(keep, probe.CloseSockets)
 	}
 	run := &leaksRun{cmd: c, env: e, filter: filter, kernel: &source, where: source.place}
+	if run.stacks = stacks; stacks != nil {
+		stacks.probe = source.Probe
+	}
 	watch := run.liveConfig()
 	quit := func() {}
 	if format, _ := c.format(); format.name == "columns" && !c.atEnd() {
@@ -105,9 +119,20 @@ func (c *leaksCmd) live(e *env, filter tcp.Filter) error {
 	run.watch = leak.NewWatch(watch)
 	config := source.config(keep...)
 	config.Enrich = nil // the Watch does it, also for the sockets of a refresh
-	counts, err := pipeline.Run(e.ctx, c.runConfig(e, config), source, run.watch)
+	counts, err := pipeline.Run(e.ctx, c.runConfig(e, config), interruptible{source, interrupt}, run.watch)
 	quit()
 	return run.conclude(account{counts: counts, losses: source.Losses(), where: c.Where.failed(), namespaces: run.namespaces}, err)
+}
+
+// interruptible is a kernel whose end also ends the look at a process.
+type interruptible struct {
+	kernel
+	interrupt func()
+}
+
+func (k interruptible) Stop() {
+	k.interrupt()
+	k.kernel.Stop()
 }
 
 // liveConfig adds what the kernel knows.
@@ -124,7 +149,7 @@ func (r *leaksRun) liveConfig() leak.Config {
 	}
 	watch.Once = c.atEnd() && c.Duration == 0
 	watch.Offset = time.Now().UnixNano() - int64(k.Now())
-	watch.Existing, watch.Facts = k.Existing, leakFacts(k.Probe, "/proc", c.Stacks)
+	watch.Existing, watch.Facts = k.Existing, leakFacts(k.Probe, "/proc", r.stacks)
 	return watch
 }
 
@@ -153,6 +178,9 @@ func (r *leaksRun) conclude(a account, err error) error {
 	}
 	if err := r.env.finish(err, lines...); err != nil {
 		return err
+	}
+	if r.stacks != nil {
+		r.stacks.explain(r.env)
 	}
 	switch {
 	case r.cmd.Kill:

@@ -33,6 +33,9 @@ func main() {
 	// Go dies by SIGPIPE when a write to stdout fails; ignored, the write
 	// returns EPIPE and we end in order: `tcptrace | head -1` exits with 0.
 	signal.Ignore(syscall.SIGPIPE)
+	if os.Args[0] == stackHelper {
+		os.Exit(serveStacks())
+	}
 	os.Exit(run(&env{context.Background(), os.Stdin, os.Stdout, os.Stderr}, os.Args[1:]))
 }
 

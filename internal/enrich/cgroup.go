@@ -1,7 +1,6 @@
 package enrich
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/binary"
 	"errors"
@@ -32,10 +31,9 @@ type mount struct {
 // the first cgroup v2 mount, which shows the root unless there is no such mount,
 // and whether cgroup v1 is in use.
 func parseMounts(r io.Reader) (cgroup2 mount, legacy bool) {
-	lines := bufio.NewScanner(r)
-	for lines.Scan() {
+	for line := range procfs.Lines(r) {
 		// 41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw
-		front, back, _ := strings.Cut(lines.Text(), " - ")
+		front, back, _ := strings.Cut(line, " - ")
 		fields := strings.Fields(front)
 		kind, _, _ := strings.Cut(back, " ")
 		if len(fields) < 5 {

@@ -1,7 +1,8 @@
 // Package enrich says where a socket lives: the path of its cgroup, the container
 // that the path names, and what its owner is called now. It asks the cgroup file
 // system once per cgroup and /proc once per owner, never once per event. It talks
-// to no container runtime and gives no names that the kernel does not hold.
+// to no container runtime and gives no names that the kernel does not hold. A container id
+// is a claim of the cgroup, see tcp.ContainerID: nothing is derived from it.
 package enrich
 
 import (

@@ -38,8 +38,8 @@ func TargetOf(row *tcp.Event) Target {
 
 // Destroy has the kernel close sockets (SOCK_DESTROY): their owners get ECONNABORTED
 // and their peers a reset. The kernel compares the cookie, so no other connection is
-// hit. done is called for each target: nil, ErrGone, or why it failed. Destroy fails
-// as a whole where the kernel cannot do it or a namespace cannot be entered. It
+// hit. done is called for each target: nil, ErrGone, or why it failed, as where its
+// namespace cannot be entered. Destroy fails as a whole where the kernel cannot do it. It
 // needs CAP_NET_ADMIN and CAP_SYS_ADMIN.
 func (p *Probe) Destroy(targets []Target, done func(Target, error)) error {
 	byNamespace := make(map[uint32][]Target)
@@ -48,11 +48,17 @@ func (p *Probe) Destroy(targets []Target, done func(Target, error)) error {
 	}
 	for inode, targets := range byNamespace {
 		ns, err := p.namespace(inode)
-		if err != nil {
-			return fmt.Errorf("close sockets: %w", err)
+		if err == nil {
+			err = inNamespace(uint64(inode), ns, func() error { return destroyAll(targets, done) })
+		} else {
+			err = &notEntered{err}
 		}
-		err = inNamespace(uint64(inode), ns, func() error { return destroyAll(targets, done) })
-		if err != nil {
+		// Who hides a namespace keeps no sockets of others open.
+		if why, ok := errors.AsType[*notEntered](err); ok {
+			for _, t := range targets {
+				done(t, why)
+			}
+		} else if err != nil {
 			return fmt.Errorf("close sockets of network namespace %d: %w", inode, err)
 		}
 	}

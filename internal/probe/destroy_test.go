@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"runtime"
 	"testing"
 
@@ -43,6 +44,7 @@ func testDestroy(t *testing.T, namespace *os.File, addr netip.Addr, device strin
 		t.Fatal(err)
 	}
 	netns := uint32(st.Ino)
+	hidden := hiddenNamespace(t)
 	p, err := probe.Open(probe.Config{NetNS: netns, OwnerRefresh: -1})
 	if err != nil {
 		t.Fatal(err)
@@ -118,6 +120,34 @@ func testDestroy(t *testing.T, namespace *os.File, addr netip.Addr, device strin
 	if first, last, err := p.PortRange(netns); err != nil || first == 0 || last < first {
 		t.Errorf("port range %d to %d, %v", first, last, err)
 	}
+
+	// Who hides a namespace, or takes it away, keeps no other socket open.
+	third := bound(t, addr)
+	client = localEnd(t, third)
+	results := map[uint32]error{}
+	targets := []probe.Target{{NetNS: hidden, Cookie: 1}, {NetNS: 1, Cookie: 1}, connect(third)}
+	if err := p.Destroy(targets, func(t probe.Target, err error) { results[t.NetNS] = err }); err != nil {
+		t.Errorf("destroy in three namespaces: %v", err)
+	}
+	if results[hidden] == nil || results[1] == nil || results[netns] != nil {
+		t.Errorf("destroy in three namespaces: got %v, want an error in %d and 1", results, hidden)
+	}
+	if _, err := unix.Read(third, make([]byte, 1)); err != unix.ECONNABORTED {
+		t.Errorf("read from what was destroyed: %v, want ECONNABORTED", err)
+	}
+}
+
+// hiddenNamespace makes a network namespace that nothing but a mount keeps, and mounts
+// something over it.
+func hiddenNamespace(t *testing.T) (inode uint32) {
+	t.Helper()
+	point := filepath.Join(t.TempDir(), "ns")
+	if err := os.WriteFile(point, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	inode = mountedOnly(t, point)
+	mount(t, "/dev/null", point)
+	return inode
 }
 
 func inThisNamespace(t *testing.T) *os.File {

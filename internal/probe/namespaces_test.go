@@ -12,6 +12,7 @@ import (
 
 	"github.com/tcptrace/tcptrace/internal/probe"
 	"github.com/tcptrace/tcptrace/internal/tcp"
+	"github.com/tcptrace/tcptrace/internal/test/hostile"
 	"github.com/tcptrace/tcptrace/internal/test/need"
 )
 
@@ -126,6 +127,7 @@ func TestHiddenNamespace(t *testing.T) {
 	for name, make := range map[string]func(string) error{
 		"FIFO":    func(path string) error { return unix.Mkfifo(path, 0o600) },
 		"regular": func(path string) error { return os.WriteFile(path, nil, 0o600) },
+		"device":  func(path string) error { return unix.Mknod(path, unix.S_IFCHR|0o600, int(unix.Mkdev(1, 3))) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -146,6 +148,65 @@ func TestHiddenNamespace(t *testing.T) {
 				t.Errorf("got error %v, want that one namespace was skipped", err)
 			}
 		})
+	}
+}
+
+// A directory that is mounted on itself hides what was mounted in it, as
+// 'mount --bind /run/netns /run/netns' does.
+func TestNamespaceBelowAnotherMount(t *testing.T) {
+	need.Kernel(t)
+	dir := t.TempDir()
+	point := filepath.Join(dir, "ns")
+	if err := os.WriteFile(point, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	inode := mountedOnly(t, point)
+	mount(t, dir, dir)
+	var skipped *probe.SkippedError
+	if _, err := listedIn(t, inode); !errors.As(err, &skipped) || skipped.Count != 1 {
+		t.Errorf("got error %v, want that one namespace was skipped", err)
+	}
+}
+
+// Another user keeps a network namespace in a mount namespace of their own, and hides it.
+func TestNamespaceHiddenByAnotherUser(t *testing.T) {
+	need.Kernel(t)
+	user := hostile.Shell(t, `
+mount -t tmpfs none /mnt
+cd /mnt
+touch ns
+mkfifo fifo
+name=$(unshare -n sh -ec 'readlink /proc/self/ns/net; mount --bind /proc/self/ns/net ns')
+mount --bind fifo ns
+echo "$name"
+read end`)
+	var inode uint32
+	if _, err := fmt.Sscanf(user.Line, "net:[%d]", &inode); err != nil {
+		t.Fatalf("%q: %v", user.Line, err)
+	}
+	var skipped *probe.SkippedError
+	if _, err := listedIn(t, inode); !errors.As(err, &skipped) || skipped.Count != 1 {
+		t.Errorf("got error %v, want that one namespace was skipped", err)
+	}
+}
+
+// A namespace that is mounted below a file system which does not answer is skipped at once.
+func TestNamespaceBelowHungFileSystem(t *testing.T) {
+	need.Kernel(t)
+	shell, err := filepath.EvalSymlinks("/bin/sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := hostile.Dir(t)
+	user := hostile.Contained.HungFS(t, at, shell, "-ec",
+		`name=$(unshare -n sh -ec 'readlink /proc/self/ns/net; mount --bind /proc/self/ns/net '"$0"); echo "$name"; read end`, filepath.Join(at, "fs/app"))
+	var inode uint32
+	if _, err := fmt.Sscanf(user.Line, "net:[%d]", &inode); err != nil {
+		t.Fatalf("%q: %v", user.Line, err)
+	}
+	var skipped *probe.SkippedError
+	if _, err := listedIn(t, inode); !errors.As(err, &skipped) || skipped.Count != 1 {
+		t.Errorf("got error %v, want that one namespace was skipped", err)
 	}
 }
 

@@ -1,7 +1,6 @@
 package probe
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -13,6 +12,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tcptrace/tcptrace/internal/procfs"
 )
 
 // SkippedError says that network namespaces could not be entered. What is in all others
@@ -48,9 +49,9 @@ func (e *SkippedError) asError() error {
 	return e
 }
 
-// namespace is a way to a network namespace: a file of it, or a socket in it.
+// namespace is a way to a network namespace: a link in /proc, a mount point or a socket.
 type namespace struct {
-	root    string // what path is below, of another mount namespace; empty: path is in /proc
+	process string // the directory in /proc of one that has path mounted; empty: path is in /proc
 	path    string // of the file; empty: by the socket
 	pid, fd int    // of the socket
 }
@@ -182,7 +183,7 @@ func mountedNamespaces(process string) map[uint64]namespace {
 	}
 	mounted := make(map[uint64]namespace)
 	for inode, point := range parseNamespaceMounts(bytes.NewReader(mountinfo)) {
-		mounted[inode] = namespace{root: filepath.Join(process, "root"), path: point}
+		mounted[inode] = namespace{process: process, path: point}
 	}
 	return mounted
 }
@@ -191,9 +192,8 @@ func mountedNamespaces(process string) map[uint64]namespace {
 // in proc(5)'s mountinfo, by inode: the root is "net:[inode]", the type nsfs.
 func parseNamespaceMounts(mountinfo io.Reader) map[uint64]string {
 	points := make(map[uint64]string)
-	lines := bufio.NewScanner(mountinfo)
-	for lines.Scan() {
-		f := strings.Fields(lines.Text())
+	for line := range procfs.Lines(mountinfo) {
+		f := strings.Fields(line)
 		if len(f) < 5 {
 			continue
 		}
@@ -212,71 +212,31 @@ func unescapeMount(path string) string {
 
 // isThere reports whether what leads to the namespace still exists.
 func (ns namespace) isThere(inode uint64) bool {
-	if ns.root == "" {
+	if ns.process == "" {
 		return true
 	}
-	_, mounted := mountedNamespaces(filepath.Dir(ns.root))[inode]
+	_, mounted := mountedNamespaces(ns.process)[inode]
 	return mounted
 }
 
-// open opens the namespace. Its error is fs.ErrNotExist or ESRCH where that is gone.
+// open opens the namespace, and waits for nobody: another user may have mounted a FIFO or a
+// dead file server over its path. The error is fs.ErrNotExist or ESRCH where that is gone.
 func (ns namespace) open() (*os.File, error) {
-	if ns.path == "" {
+	var file *procfs.Found
+	var err error
+	switch {
+	case ns.path == "":
 		return openOfSocket(ns.pid, ns.fd)
+	case ns.process == "":
+		file, err = procfs.FindLink(ns.path)
+	default:
+		file, err = procfs.FindMount(ns.process, ns.path)
 	}
-	return openNamespace(ns.root, ns.path)
-}
-
-// openNamespace never waits and opens nothing but a namespace: another user may have
-// mounted a FIFO or a dead file server over a namespace's path.
-func openNamespace(root, path string) (*os.File, error) {
-	at, err := openPath(root, path)
 	if err != nil {
-		return nil, &os.PathError{Op: "open network namespace", Path: root + path, Err: err}
+		return nil, err
 	}
-	defer unix.Close(at)
-	if !isNamespaceFile(at) {
-		return nil, fmt.Errorf("open network namespace %s%s: another file is there", root, path)
-	}
-	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", at), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, &os.PathError{Op: "open network namespace", Path: root + path, Err: err}
-	}
-	return os.NewFile(uintptr(fd), root+path), nil
-}
-
-// isNamespaceFile reports whether fd is in the file system of the namespaces, and asks no
-// file server.
-func isNamespaceFile(fd int) bool {
-	var st unix.Statx_t
-	var own unix.Stat_t
-	return unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, 0, &st) == nil &&
-		unix.Stat("/proc/self/ns/net", &own) == nil &&
-		unix.Mkdev(st.Dev_major, st.Dev_minor) == own.Dev
-}
-
-// resolveCached is RESOLVE_CACHED of linux/openat2.h.
-const resolveCached = 0x20
-
-// openPath looks up a path and does not open the file. Mount points stay in the kernel's
-// cache of names, so below a root that has to do (RESOLVE_CACHED, 5.12+): else a file
-// server would be asked, and may never answer.
-func openPath(root, path string) (int, error) {
-	if root == "" {
-		return unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0) // in /proc, which answers
-	}
-	dir, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return -1, err
-	}
-	defer unix.Close(dir)
-	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | resolveCached}
-	fd, err := unix.Openat2(dir, path, &how)
-	if err == unix.EINVAL {
-		how.Resolve = unix.RESOLVE_IN_ROOT
-		return unix.Openat2(dir, path, &how)
-	}
-	return fd, err
+	defer file.Close()
+	return file.OpenNamespace()
 }
 
 // openOfSocket opens the namespace of another process's socket.

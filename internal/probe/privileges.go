@@ -52,19 +52,20 @@ const (
 var tasks = [...][]cap.Value{
 	ReadTrace:        {cap.BPF, cap.PERFMON, cap.DAC_READ_SEARCH},
 	EnterNamespaces:  {cap.SYS_ADMIN, cap.SYS_PTRACE, cap.DAC_READ_SEARCH},
-	InspectProcesses: {cap.SYS_PTRACE, cap.DAC_READ_SEARCH},
+	InspectProcesses: {cap.SYS_PTRACE, cap.DAC_READ_SEARCH, cap.CHECKPOINT_RESTORE}, // the last for map_files
 	CloseSockets:     {cap.NET_ADMIN},
 }
 
 // held returns the capability by which a process that has these may do what c is for: c
-// itself, or CAP_SYS_ADMIN for CAP_BPF and CAP_PERFMON, which were split off from it in
-// Linux 5.8 (bpf_capable, perfmon_capable). Runtimes that do not know them, such as
-// Docker 20.10 with --privileged, give CAP_SYS_ADMIN alone. It is false if there is none.
+// itself, or CAP_SYS_ADMIN for those that were split off from it in Linux 5.8 and 5.9
+// (bpf_capable, perfmon_capable, checkpoint_restore_ns_capable). Runtimes that do not know
+// them, such as Docker 20.10 with --privileged, give CAP_SYS_ADMIN alone. It is false if
+// there is none.
 func held(have *cap.Set, c cap.Value) (cap.Value, bool) {
 	if ok, err := have.GetFlag(cap.Effective, c); err == nil && ok {
 		return c, true
 	}
-	if c != cap.BPF && c != cap.PERFMON {
+	if c != cap.BPF && c != cap.PERFMON && c != cap.CHECKPOINT_RESTORE {
 		return c, false
 	}
 	return held(have, cap.SYS_ADMIN)

@@ -179,7 +179,7 @@ func ParseStat(r io.Reader) (s Stat, err error) {
 	s.Name, s.Ended = string(text[open+1:end]), fields[0] == "Z" || fields[0] == "X"
 	for i, to := range map[int]*uint64{9: &flags, 22: &s.Start, 26: &s.Exec[0], 28: &s.Exec[1]} {
 		if *to, err = strconv.ParseUint(fields[i-3], 10, 64); err != nil {
-			return s, fmt.Errorf("parse process status %.40q: field %d: %w", text, i, err)
+			return Stat{}, fmt.Errorf("parse process status %.40q: field %d: %w", text, i, err)
 		}
 	}
 	s.KernelThread = flags&isKernelThread != 0

@@ -7,15 +7,15 @@ import (
 	"slices"
 )
 
-// Complete puts a function back that stacks of C programs lack. A stack is walked
+// complete puts a function back that stacks of C programs lack. A stack is walked
 // along the frame pointers; most C libraries have none, so that when their
 // connect() enters the kernel, the frame pointer is still that of its caller, and
 // the walk goes from connect() to the caller of the caller. What is missing is
 // the very function that opened the socket.
 //
-// addrs is a stack as for Symbolize; top is the memory that the stack pointer
+// addrs is a stack as for Name; top is the memory that the stack pointer
 // pointed to, a dozen words, on arm64 with the link register before it. Of these
-// words, Complete takes only return addresses: a call instruction comes before
+// words, complete takes only return addresses: a call instruction comes before
 // them. The first one is where connect() returns to, unless an earlier call left
 // it there. So the call that returns to addrs[1] has to go to the function that
 // holds the word, directly or by a jump. A call by pointer does not say where it
@@ -23,7 +23,7 @@ import (
 // return address: then the program itself has no frame pointers, and its stack ends
 // with this word.
 // If nothing is missing, or nothing is certain, the result is addrs.
-func (s *Symbolizer) Complete(pid uint32, addrs, top []uint64) []uint64 {
+func (s *Symbolizer) complete(pid uint32, addrs, top []uint64) []uint64 {
 	p := s.processes.get(pid)
 	if p == nil || len(addrs) == 0 {
 		return addrs

@@ -5,13 +5,15 @@ import (
 	"cmp"
 	"debug/elf"
 	"encoding/binary"
+	"io"
 	"path"
 	"slices"
 )
 
 const (
-	maxLineBytes = 128 << 20 // of .debug_line and .debug_line_str together, in memory
-	maxSequences = 1 << 20   // runs of code in one file, about one for each function
+	headBytes    = 16       // that are looked at, at least, to find out that a unit is not one
+	maxLineBytes = 32 << 20 // of .debug_line and .debug_line_str together, in memory
+	maxSequences = 1 << 18  // runs of code in one file, about one for each function
 )
 
 // lineTable is what .debug_line says, in DWARF 2 to 5 (section 6.2 of each). It
@@ -21,7 +23,8 @@ const (
 // take all memory, and that cannot be recovered.
 type lineTable struct {
 	data, strings []byte
-	sequences     []sequence // by address
+	sequences     []sequence      // by address
+	spend         func(int) error // accounts for bytes that are run through
 }
 
 // sequence is a run of code whose rows are in the order of addresses.
@@ -51,39 +54,66 @@ func (s *Symbolizer) line(o *object, vaddr uint64) (string, int) {
 	}
 	t := s.lines.get(o)
 	if t == nil {
-		t = o.readLines()
+		s.lines.clear() // two at once would be too much
+		if t = o.readLines(); s.incomplete(o.file) {
+			return "", 0
+		}
 		s.lines.put(o, t)
 	}
-	return t.find(vaddr)
+	name, line := t.find(vaddr)
+	return cut(name), line
 }
 
 func (o *object) readLines() *lineTable {
-	t := new(lineTable)
-	b := &budget{o.file, maxHeaderBytes}
-	f, err := openELF(b)
+	t := &lineTable{spend: o.file.spend}
+	headers := &limited{o.file, maxHeaderBytes}
+	f, err := openELF(headers)
 	if err != nil {
 		return t
 	}
-	b.left = maxLineBytes
+	headers.left = maxLineBytes
 	left := uint64(maxLineBytes)
 	section := func(name string) []byte {
 		s := f.Section(name)
-		if s == nil || s.Type == elf.SHT_NOBITS || s.Size > left {
+		if s == nil || s.Type == elf.SHT_NOBITS {
 			return nil
 		}
-		left -= s.Size // as it is in memory: it may be compressed in the file
-		data, _ := s.Data()
-		return data
+		if s.Size > left { // as it is in memory: it may be compressed in the file
+			o.file.s.skip(o.file.name+" "+name, errBudget)
+			return nil
+		}
+		left -= s.Size
+		return o.contents(s)
 	}
 	t.data, t.strings = section(".debug_line"), section(".debug_line_str")
 	t.index()
 	return t
 }
 
+// contents reads a section, as much of it as there is and may be.
+func (o *object) contents(s *elf.Section) []byte {
+	const step = 64 << 10
+	data := make([]byte, 0, s.Size)
+	for r := s.Open(); len(data) < cap(data); {
+		part := data[len(data):min(len(data)+step, cap(data))]
+		if s.Flags&elf.SHF_COMPRESSED != 0 && o.file.spend(len(part)) != nil {
+			break
+		}
+		n, err := io.ReadFull(r, part)
+		if data = data[:len(data)+n]; err != nil {
+			break
+		}
+	}
+	return data
+}
+
 // index finds the sequences.
 func (t *lineTable) index() {
 	for at := 0; at < len(t.data); {
 		u, ok := t.unit(at)
+		if t.spend(headBytes) != nil {
+			break
+		}
 		if ok {
 			run := sequence{unit: at, start: u.program}
 			first := true
@@ -167,13 +197,24 @@ func (t *lineTable) unit(at int) (u lineUnit, ok bool) {
 	return u, !b.short && u.span > 0 && u.firstSpecial > 0 && u.program <= u.end
 }
 
+// account spends what was run through since it was called last, now and then.
+func (t *lineTable) account(b *lineBytes) error {
+	const step = 16 << 10
+	if b.at-b.spent < step {
+		return nil
+	}
+	n := b.at - b.spent
+	b.spent = b.at
+	return t.spend(n)
+}
+
 // rows runs the instructions from start on and emits each row, until emit returns
 // false. The row that ends a sequence, whose address is the first behind it, has
 // the place of the next sequence in next, all others 0.
 func (t *lineTable) rows(u *lineUnit, start int, emit func(addr uint64, file, line int64, next int) bool) {
-	b := lineBytes{data: t.data[:u.end], at: start}
+	b := lineBytes{data: t.data[:u.end], at: start, spent: start}
 	addr, file, line := uint64(0), int64(1), int64(1)
-	for more := true; more && b.at < len(b.data) && !b.short; {
+	for more := true; more && b.at < len(b.data) && !b.short && t.account(&b) == nil; {
 		op := int(b.uint(1))
 		if special := uint64(op - u.firstSpecial); op >= u.firstSpecial {
 			addr += special / u.span * u.step
@@ -214,7 +255,7 @@ func (t *lineTable) rows(u *lineUnit, start int, emit func(addr uint64, file, li
 // fileName returns the path of a file of a unit, absolute if the compiler said
 // so; DWARF before 5 leaves it relative to where the compiler ran.
 func (t *lineTable) fileName(u *lineUnit, number uint64) string {
-	b := lineBytes{data: t.data[:u.end], at: u.lists}
+	b := lineBytes{data: t.data[:u.end], at: u.lists, spent: u.lists}
 	entry := t.oldEntry
 	if u.version == 5 {
 		entry = t.entry
@@ -224,7 +265,7 @@ func (t *lineTable) fileName(u *lineUnit, number uint64) string {
 	if name == "" || path.IsAbs(name) {
 		return name
 	}
-	b = lineBytes{data: t.data[:u.end], at: u.lists}
+	b = lineBytes{data: t.data[:u.end], at: u.lists, spent: u.lists}
 	in, _ := entry(u, &b, true, dir)
 	return path.Join(in, name)
 }
@@ -234,7 +275,7 @@ func (t *lineTable) fileName(u *lineUnit, number uint64) string {
 func (t *lineTable) oldEntry(_ *lineUnit, b *lineBytes, dirs bool, want uint64) (found string, dir uint64) {
 	for i := uint64(1); ; i++ {
 		name, in := b.text(), uint64(0)
-		if len(name) == 0 {
+		if len(name) == 0 || t.account(b) != nil {
 			return found, dir
 		}
 		if !dirs {
@@ -256,7 +297,7 @@ func (t *lineTable) entry(u *lineUnit, b *lineBytes, _ bool, want uint64) (found
 		columns[i] = [2]uint64{b.uvarint(), b.uvarint()}
 	}
 	count := b.uvarint()
-	for i := uint64(0); i < count && len(columns) > 0 && !b.short; i++ {
+	for i := uint64(0); i < count && len(columns) > 0 && !b.short && t.account(b) == nil; i++ {
 		for _, column := range columns {
 			text, number := t.form(u, b, column[1])
 			switch {
@@ -309,6 +350,7 @@ type lineBytes struct {
 	data  []byte
 	at    int
 	short bool
+	spent int // up to where account has spent
 }
 
 func (b *lineBytes) skip(n uint64) []byte {

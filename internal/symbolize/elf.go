@@ -10,12 +10,14 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"os"
 	"path"
 	"slices"
 	"strings"
 
 	"github.com/ianlancetaylor/demangle"
-	"golang.org/x/sys/unix"
+
+	"github.com/tcptrace/tcptrace/internal/procfs"
 )
 
 // No file makes us take more than these.
@@ -23,15 +25,17 @@ const (
 	maxHeaderBytes = 128 << 10 // headers and section names; a big program has 5 KiB
 	maxSymbols     = 1 << 19   // functions of one table
 	maxSymbolBytes = 64 << 20  // of one table; read in pieces
+	maxLoads       = 128       // pieces of a file that are mapped; usual are 4
 	maxName        = 4096
-	maxDebugFile   = 256 << 20 // to be summed for .gnu_debuglink
+	maxBuildID     = 64       // bytes; usual are 20
+	maxDebugFile   = 64 << 20 // to be summed for .gnu_debuglink
 )
 
 var errTooBig = errors.New("more than any real file needs")
 
 // object is an ELF file that code was mapped from. The zero object knows nothing.
 type object struct {
-	file  io.ReaderAt
+	file  *file
 	loads []elf.ProgHeader
 	// tables hold the symbols, the most detailed first: .symtab, that of the
 	// debug file, .dynsym.
@@ -46,6 +50,7 @@ type object struct {
 
 // table is where a table of symbols and the names in it lie in a file.
 type table struct {
+	file           *file
 	symbols, names *io.SectionReader
 }
 
@@ -56,17 +61,17 @@ type symbol struct {
 	size, name uint32
 }
 
-// budget lets left bytes be read, for headers may ask for any amount.
-type budget struct {
+// limited lets left bytes be read, for headers may ask for any amount.
+type limited struct {
 	r    io.ReaderAt
 	left int
 }
 
-func (b *budget) ReadAt(p []byte, off int64) (int, error) {
-	if b.left -= len(p); b.left < 0 {
+func (l *limited) ReadAt(p []byte, off int64) (int, error) {
+	if l.left -= len(p); l.left < 0 {
 		return 0, errTooBig
 	}
-	return b.r.ReadAt(p, off)
+	return l.r.ReadAt(p, off)
 }
 
 // openELF parses the headers of a file. That debug/elf may panic on one that is
@@ -82,20 +87,20 @@ func openELF(r io.ReaderAt) (f *elf.File, err error) {
 
 // newObject reads the headers of an ELF file. The object knows nothing of a file
 // that is not ELF, or not for 64 bits in little-endian order.
-func newObject(file io.ReaderAt) (o *object) {
+func newObject(file *file) (o *object) {
 	o = &object{file: file}
-	f, err := openELF(&budget{file, maxHeaderBytes})
+	f, err := openELF(&limited{file, maxHeaderBytes})
 	if err != nil || f.Class != elf.ELFCLASS64 || f.Data != elf.ELFDATA2LSB {
 		return o
 	}
 	for _, p := range f.Progs {
-		if p.Type == elf.PT_LOAD {
+		if p.Type == elf.PT_LOAD && len(o.loads) < maxLoads {
 			o.loads = append(o.loads, p.ProgHeader)
 		}
 	}
 	for _, name := range []string{".symtab", ".dynsym"} {
 		if s := f.Section(name); s != nil && s.Type != elf.SHT_NOBITS && int(s.Link) < len(f.Sections) {
-			o.tables = append(o.tables, &table{o.section(s), o.section(f.Sections[s.Link])})
+			o.tables = append(o.tables, &table{o.file, o.section(s), o.section(f.Sections[s.Link])})
 		}
 	}
 	lines := f.Section(".debug_line")
@@ -111,8 +116,8 @@ func (o *object) section(s *elf.Section) *io.SectionReader {
 }
 
 func (o *object) close() {
-	if c, ok := o.file.(io.Closer); ok {
-		c.Close() // it was only read
+	if o.file != nil {
+		o.file.close()
 	}
 	if o.debug != nil {
 		o.debug.close()
@@ -150,7 +155,8 @@ func (o *object) readLinks(f *elf.File) {
 		return data
 	}
 	// A note: the lengths of name and contents, a type, "GNU\0", the contents.
-	if note := read(".note.gnu.build-id"); len(note) > 16 && bytes.HasPrefix(note[12:], []byte("GNU\x00")) {
+	note := read(".note.gnu.build-id")
+	if len(note) > 16 && len(note) <= 16+maxBuildID && bytes.HasPrefix(note[12:], []byte("GNU\x00")) {
 		o.buildID = fmt.Sprintf("%x", note[16:])
 	}
 	// The name, padding to four bytes, the sum of the file.
@@ -160,15 +166,15 @@ func (o *object) readLinks(f *elf.File) {
 	}
 }
 
-// findDebug opens the debug file where gdb looks for it, in the mount namespace
-// of the process, which may not outlive it, and on the host. name is the path of
-// the file itself.
-func (o *object) findDebug(root, name string) {
+// findDebug opens the debug file of o where gdb looks for it, in the mount namespace of
+// the process, which may not outlive it, and on the host. process is its directory in
+// /proc, name the path of the file itself.
+func (s *Symbolizer) findDebug(o *object, process, name string) {
 	const global = "/usr/lib/debug"
 	if len(o.buildID) > 2 {
 		file := global + "/.build-id/" + o.buildID[:2] + "/" + o.buildID[2:] + ".debug"
 		same := func(d *object) bool { return d.buildID == o.buildID }
-		if o.openDebug(root, file, same) || o.openDebug("/", file, same) {
+		if s.openDebug(o, process, file, same) || s.openDebug(o, "/proc/self", file, same) {
 			return
 		}
 	}
@@ -177,24 +183,27 @@ func (o *object) findDebug(root, name string) {
 	}
 	dir := path.Dir(name)
 	for _, dir := range []string{dir, dir + "/.debug", global + dir} {
-		if o.openDebug(root, path.Join(dir, o.link), func(d *object) bool { return d.sum() == o.linkCRC }) {
+		if s.openDebug(o, process, path.Join(dir, o.link), func(d *object) bool { return d.sum() == o.linkCRC }) {
 			return
 		}
 	}
 }
 
-// openDebug takes a file for the debug file if it is the same program.
-func (o *object) openDebug(root, name string, same func(*object) bool) bool {
-	fd, err := openIn(root, name)
+// openDebug takes a file for the debug file of o if it is the same program.
+func (s *Symbolizer) openDebug(o *object, process, name string, same func(*object) bool) bool {
+	f, err := await(&s.budget, func() (*os.File, error) {
+		found, err := procfs.FindFile(process, name)
+		if err != nil {
+			return nil, err
+		}
+		defer found.Close()
+		return found.OpenRegular()
+	}, func(f *os.File) { f.Close() })
 	if err != nil {
+		s.skip(process+": "+name, err)
 		return false
 	}
-	defer unix.Close(fd)
-	f, err := reopen(fd)
-	if err != nil {
-		return false
-	}
-	d := newObject(f)
+	d := newObject(s.file(process+": "+name, f))
 	if !same(d) {
 		d.close()
 		return false
@@ -218,16 +227,21 @@ func (s *Symbolizer) symbol(o *object, vaddr uint64) string {
 	for _, t := range o.tables {
 		symbols := s.tables.get(t)
 		if symbols == nil {
-			symbols = t.read()
+			if symbols = t.read(); s.incomplete(t.file) {
+				return ""
+			}
 			s.tables.put(t, symbols)
 		}
 		// Some linkers write the version of a symbol, as in memcpy@@GLIBC_2.14.
 		if name, _, _ := strings.Cut(t.name(symbols, vaddr), "@"); name != "" {
-			return demangle.Filter(name, demangle.NoParams, demangle.NoTemplateParams, demangle.MaxLength(12))
+			return cut(demangle.Filter(name, demangle.NoParams, demangle.NoTemplateParams, demangle.MaxLength(12)))
 		}
 	}
 	return ""
 }
+
+// incomplete reports whether what was just read of a file may be cut short.
+func (s *Symbolizer) incomplete(f *file) bool { return s.budget.over || f.err != nil }
 
 // read returns the functions of a table by address, not nil.
 func (t *table) read() []symbol {

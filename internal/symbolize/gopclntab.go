@@ -113,8 +113,9 @@ func (o *object) goFrames(vaddr uint64) []Frame {
 	pc := vaddr - t.text
 	for range maxInlined {
 		name, call := t.inlined(c, fn, entry, pc)
-		frame := Frame{Function: withoutTypes(c.text(t.names + int64(name)))}
+		frame := Frame{Function: cut(withoutTypes(c.text(t.names + int64(name))))}
 		frame.File, frame.Line = t.line(c, fn, entry, pc)
+		frame.File = cut(frame.File)
 		if c.err != nil {
 			break
 		}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -14,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tcptrace/tcptrace/internal/procfs"
 )
 
 const (
@@ -33,10 +36,11 @@ type mapping struct {
 	file       fileKey // the zero key where the file could not be opened
 }
 
-// fileKey identifies the contents of a file: one that changed has another key.
+// fileKey identifies the contents of a file: one that changed has another key. Its owner
+// can set mtime back, but not ctime.
 type fileKey struct {
-	dev, inode uint64
-	mtime      unix.Timespec
+	dev, inode   uint64
+	mtime, ctime unix.Timespec
 }
 
 // process is what is known of a process. It stays true when the process is gone.
@@ -45,6 +49,18 @@ type process struct {
 	checked  time.Time // when identity was last compared
 	read     time.Time // when maps was read
 	maps     []mapping // by address
+	partial  bool      // time or memory did not suffice for all of maps
+	overruns int       // how often that was its own fault
+	givenUp  bool      // it is not looked at again
+}
+
+// size is what it takes in memory, about.
+func (p *process) size() int {
+	size := 200
+	for i := range p.maps {
+		size += 120 + len(p.maps[i].path)
+	}
+	return size
 }
 
 // find returns the mapping that holds an address, or nil.
@@ -116,24 +132,51 @@ func (s *Symbolizer) identity(pid uint32) (identity, error) {
 	return identity{stat.Start, stat.Exec}, err
 }
 
-// readMaps returns the mappings of a process and opens the files that are new to
-// us; nil if it is exiting or may not be read.
-func (s *Symbolizer) readMaps(pid uint32) []mapping {
+// look reads the mappings of a process, and opens the files that are new to us. There are
+// none if it is exiting or may not be read.
+func (s *Symbolizer) look(pid uint32, p *process) {
+	p.maps, p.partial = nil, false
 	dir, err := s.proc.Live(pid)
 	if err != nil {
-		return nil
+		return
 	}
-	f, err := os.Open(filepath.Join(dir, "maps"))
+	// Whoever holds the lock of its memory can keep it from us.
+	p.maps, err = await(&s.budget, func() ([]mapping, error) {
+		f, err := os.Open(filepath.Join(dir, "maps"))
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		return parseMaps(f), nil
+	}, func([]mapping) {})
 	if err != nil {
-		return nil
+		s.skip(dir+"/maps", err)
 	}
-	defer f.Close()
-	maps := parseMaps(f)
-	for i := range maps {
-		maps[i].file = s.openMapped(dir, &maps[i])
+	for i := range p.maps {
+		if err = s.budget.spend(mappingWork); err != nil {
+			break
+		}
+		if p.maps[i].file, err = s.openMapped(dir, &p.maps[i]); errors.Is(err, errStuck) {
+			break
+		}
 	}
-	return maps
+	p.partial, p.givenUp = s.budget.over, errors.Is(err, errStuck)
 }
+
+// charge gives a process up that has taken all that a call may spend too often.
+func (s *Symbolizer) charge(pid uint32) {
+	p := s.processes.get(pid)
+	if p == nil || p.givenUp {
+		return
+	}
+	if p.overruns++; p.overruns == maxOverruns {
+		*p = process{identity: p.identity, checked: p.checked, givenUp: true}
+		s.skip(fmt.Sprintf("process %d", pid), errBudget)
+	}
+}
+
+// mappingWork is what a mapping costs that is not worth a look, in bytes that are read.
+const mappingWork = 4096
 
 // openMapped makes sure that the file behind a mapping is among those known. It
 // asks map_files first: that is the file itself, also where it was removed,
@@ -141,65 +184,55 @@ func (s *Symbolizer) readMaps(pid uint32) []mapping {
 // CAP_SYS_ADMIN is needed. The path, taken from the root of the process, may
 // show another file by now. Its inode number decides; the device does not, because
 // btrfs and overlayfs show another one in maps than to stat(2).
-func (s *Symbolizer) openMapped(dir string, m *mapping) fileKey {
+func (s *Symbolizer) openMapped(dir string, m *mapping) (fileKey, error) {
 	if m.inode == 0 || !strings.HasPrefix(m.path, "/") {
-		return fileKey{}
+		return fileKey{}, nil
 	}
-	root := filepath.Join(dir, "root")
-	fd, err := unix.Open(fmt.Sprintf("%s/map_files/%x-%x", dir, m.start, m.end), unix.O_PATH|unix.O_CLOEXEC, 0)
-	var st unix.Stat_t
-	if err == nil {
-		err = unix.Fstat(fd, &st)
-	} else if fd, err = openIn(root, m.path); err == nil {
-		if err = unix.Fstat(fd, &st); st.Ino != m.inode {
+	type seen struct {
+		found *procfs.Found
+		key   fileKey
+	}
+	link, path, inode := fmt.Sprintf("%s/map_files/%x-%x", dir, m.start, m.end), m.path, m.inode
+	at, err := await(&s.budget, func() (seen, error) {
+		found, err := procfs.FindLink(link)
+		linked := err == nil
+		if !linked {
+			found, err = procfs.FindFile(dir, path)
+		}
+		if err != nil {
+			return seen{}, err
+		}
+		st, err := found.Stat()
+		if err == nil && !linked && st.Ino != inode {
 			err = unix.ESTALE
 		}
-	}
-	if fd >= 0 {
-		defer unix.Close(fd)
-	}
+		if err != nil {
+			found.Close()
+		}
+		return seen{found, fileKey{st.Dev, st.Ino, st.Mtim, st.Ctim}}, err
+	}, func(late seen) { late.found.Close() })
 	if err != nil {
-		return fileKey{}
+		s.skip(dir+": "+path, err)
+		return fileKey{}, err
 	}
-	key := fileKey{st.Dev, st.Ino, st.Mtim}
-	if s.files.get(key) != nil {
-		return key
+	if s.files.get(at.key) != nil {
+		at.found.Close()
+		return at.key, nil
 	}
-	f, err := reopen(fd)
+	f, err := await(&s.budget, func() (*os.File, error) {
+		defer at.found.Close()
+		return at.found.OpenRegular()
+	}, func(f *os.File) { f.Close() })
 	if err != nil {
-		return fileKey{}
+		s.skip(dir+": "+path, err)
+		return fileKey{}, err
 	}
-	o := newObject(f)
-	o.findDebug(root, m.path)
-	s.files.put(key, o)
-	return key
-}
-
-// openIn finds a path below root as a process with that root does, so that no
-// symbolic link leads out of it. The descriptor can be looked at, not read: to
-// open a device or a pipe would have effects.
-func openIn(root, path string) (int, error) {
-	dir, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return -1, err
+	o := newObject(s.file(dir+": "+path, f))
+	s.findDebug(o, dir, m.path)
+	if s.budget.over { // it may have been cut short
+		o.close()
+		return fileKey{}, errBudget
 	}
-	defer unix.Close(dir)
-	return unix.Openat2(dir, path, &unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	})
-}
-
-// reopen makes a descriptor of openIn readable if it is of a regular file. It does
-// not wait for whoever holds a lease on the file (O_NONBLOCK, see fcntl(2)).
-func reopen(fd int) (*os.File, error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return nil, err
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return nil, unix.EINVAL
-	}
-	// Our own descriptor: this is the live /proc, whatever procRoot is.
-	return os.OpenFile("/proc/self/fd/"+strconv.Itoa(fd), os.O_RDONLY|unix.O_NONBLOCK, 0)
+	s.files.put(at.key, o)
+	return at.key, o.file.err
 }

@@ -1,22 +1,26 @@
 package symbolize
 
 import (
+	"context"
 	"fmt"
+	"math"
 	"path"
+	"strings"
 	"time"
 
 	"github.com/tcptrace/tcptrace/internal/procfs"
 )
 
-// The bounds of a Symbolizer. Beside them it holds what it knows of a process,
-// 100 bytes for each of its libraries, and what a file costs, some 500 bytes and
-// an open descriptor, or two with a debug file.
+// The bounds of a Symbolizer's memory. Beside them, a file takes an open descriptor, or two
+// with a debug file, and 12 KB at most.
 const (
 	maxProcesses = 4096
 	maxFiles     = 1024
-	maxFrames    = 16384 // addresses whose answer is kept
-	maxTables    = 16    // symbol tables in memory: of maxSymbols times 16 bytes at most, 8 MiB
-	maxLines     = 1     // file whose line tables are in memory, of maxLineBytes and 32 MiB of index at most
+	maxMapBytes  = 16 << 20 // of all processes together
+	maxTables    = 32 << 20 // bytes of symbols
+	maxLines     = 1        // file whose line tables are in memory, of maxLineBytes and 8 MiB of index at most
+	maxFrames    = 8 << 20  // bytes of answers that are kept
+	maxText      = 256      // bytes of a name
 )
 
 // Symbolizer names the code that addresses of user space belong to. For Go
@@ -34,16 +38,20 @@ const (
 // gRPC and a cloud SDK along, and leave C lines to a server. What we need of the two
 // formats is shorter than that would be to wire.
 //
-// It belongs to one goroutine. What it remembers is bounded: 1024 files and 4096
-// processes, the ones used last, in at most 128 MiB of symbols and 160 MiB of
-// line tables, where a few MiB are usual.
+// It belongs to one goroutine. What it may spend is bounded, see budget.go: what would take
+// longer, or more memory, is left out, and Skipped counts the files that were given up. A
+// file system that does not answer keeps a thread in the kernel, which no signal ends: so
+// that this thread does not keep the process from its end, a Symbolizer belongs into a
+// process of its own, see Helper.
 type Symbolizer struct {
 	proc      procfs.Proc
+	budget    budget
 	processes cache[uint32, *process]
 	files     cache[fileKey, *object]
 	tables    cache[*table, []symbol]
 	lines     cache[*object, *lineTable]
-	frames    map[frameKey][]Frame
+	frames    cache[frameKey, []Frame]
+	skipped   Skipped
 }
 
 type frameKey struct {
@@ -86,20 +94,49 @@ func (f Frame) String() string {
 func NewSymbolizer(procRoot string) *Symbolizer {
 	return &Symbolizer{
 		proc:      procfs.Open(procRoot),
-		processes: newCache[uint32](maxProcesses, func(*process) {}),
-		files:     newCache[fileKey](maxFiles, (*object).close),
-		tables:    newCache[*table](maxTables, func([]symbol) {}),
-		lines:     newCache[*object](maxLines, func(*lineTable) {}),
-		frames:    make(map[frameKey][]Frame),
+		budget:    budget{ctx: context.Background()},
+		processes: newCache[uint32](maxMapBytes, func(p *process) int { return max(p.size(), maxMapBytes/maxProcesses) }, func(*process) {}),
+		files:     newCache[fileKey](maxFiles, func(*object) int { return 1 }, (*object).close),
+		tables:    newCache[*table](maxTables, func(s []symbol) int { return 16 * len(s) }, func([]symbol) {}),
+		lines:     newCache[*object](maxLines, func(*lineTable) int { return 1 }, func(*lineTable) {}),
+		frames:    newCache[frameKey](maxFrames, SizeOf, func([]Frame) {}),
 	}
+}
+
+// Skipped says which files were given up so far.
+func (s *Symbolizer) Skipped() Skipped { return s.skipped }
+
+// SizeOf is how many bytes frames take in memory, about.
+func SizeOf(frames []Frame) int {
+	size := 100
+	for _, f := range frames {
+		size += 72 + len(f.Function) + len(f.File) + len(f.Module)
+	}
+	return size
+}
+
+// cut shortens a name that is longer than anybody would read.
+func cut(name string) string {
+	if len(name) <= maxText {
+		return name
+	}
+	return strings.ToValidUTF8(name[:maxText-3], "") + "..."
 }
 
 // Remember reads which files a process has mapped and opens them, so that its
 // stacks can be named when it has exited. It is to be called while the process
 // lives, and again whenever it is seen: a process that is known costs nothing for
 // a second, then one look whether it is still the same. A process that cannot be
-// read is left out.
-func (s *Symbolizer) Remember(pid uint32) {
+// read is left out. It takes a second at most, or until the end of ctx.
+func (s *Symbolizer) Remember(ctx context.Context, pid uint32) {
+	end := s.budget.begin(ctx)
+	s.remember(pid)
+	if end() {
+		s.charge(pid)
+	}
+}
+
+func (s *Symbolizer) remember(pid uint32) {
 	now := time.Now()
 	p := s.processes.get(pid)
 	if p != nil && now.Sub(p.checked) < recheck {
@@ -111,12 +148,16 @@ func (s *Symbolizer) Remember(pid uint32) {
 	case p != nil && p.identity == identity:
 		p.checked = now
 	default:
-		s.processes.put(pid, &process{identity, now, now, s.readMaps(pid)})
+		p := &process{identity: identity, checked: now, read: now}
+		s.look(pid, p)
+		s.processes.put(pid, p)
 	}
 }
 
-// Symbolize names the addresses of a stack, innermost first: one Frame for each
-// address and one more for each Go call that the compiler inlined there.
+// Name names the addresses of a stack, innermost first: one Frame for each address and
+// one more for each Go call that the compiler inlined there. top is what complete takes; it
+// may be nil. It takes a second at most, or until the end of ctx; final says that another
+// try would not find more.
 //
 // The innermost address follows the instruction that entered the kernel. Every
 // other one has to be one that a call returns to. The first that is not, as no call
@@ -130,10 +171,22 @@ func (s *Symbolizer) Remember(pid uint32) {
 // A process that Remember does not know is looked at now. One that it knows keeps
 // its pid here, even if a stranger got it meanwhile, until Remember meets the
 // stranger.
-func (s *Symbolizer) Symbolize(pid uint32, addrs []uint64) []Frame {
+func (s *Symbolizer) Name(ctx context.Context, pid uint32, addrs, top []uint64) (frames []Frame, final bool) {
+	end := s.budget.begin(ctx)
+	if len(top) > 0 {
+		addrs = s.complete(pid, addrs, top)
+	}
+	frames = s.symbolize(pid, addrs)
+	if end() {
+		s.charge(pid)
+	}
+	return frames, !s.budget.over
+}
+
+func (s *Symbolizer) symbolize(pid uint32, addrs []uint64) []Frame {
 	p := s.processes.get(pid)
 	if p == nil {
-		s.Remember(pid)
+		s.remember(pid)
 		if p = s.processes.get(pid); p == nil {
 			p = new(process)
 		}
@@ -159,24 +212,23 @@ func (s *Symbolizer) name(m *mapping, o *object, addr uint64) []Frame {
 		return []Frame{{Module: path.Base(m.path), Offset: offset}}
 	}
 	key := frameKey{m.file, offset}
-	if known, ok := s.frames[key]; ok {
+	if known := s.frames.get(key); known != nil {
 		return known
 	}
 	found := s.lookUp(o, offset)
 	for i := range found {
 		found[i].Module = path.Base(m.path)
 	}
-	if len(s.frames) >= maxFrames {
-		clear(s.frames) // what is still in use comes back at the cost of a look-up
+	if !s.budget.over {
+		s.frames.put(key, found)
 	}
-	s.frames[key] = found
 	return found
 }
 
 // locateNow is locate for a process that may have loaded another library since.
 func (s *Symbolizer) locateNow(pid uint32, p *process, addr uint64) (*mapping, *object) {
 	m, o := s.locate(p, addr)
-	if m == nil || o == nil && m.file != (fileKey{}) {
+	if m == nil || o == nil && (p.partial || m.file != (fileKey{})) {
 		s.refresh(pid, p)
 		m, o = s.locate(p, addr)
 	}
@@ -197,13 +249,17 @@ func (s *Symbolizer) locate(p *process, addr uint64) (*mapping, *object) {
 // the process is still the same.
 func (s *Symbolizer) refresh(pid uint32, p *process) {
 	now := time.Now()
-	if now.Sub(p.read) < recheck || p.identity == (identity{}) {
+	if now.Sub(p.read) < recheck || p.identity == (identity{}) || p.givenUp {
 		return
 	}
 	p.read = now
 	if identity, err := s.identity(pid); err == nil && identity == p.identity {
-		if maps := s.readMaps(pid); len(maps) > 0 {
-			p.maps = maps
+		again := *p
+		s.look(pid, &again)
+		p.givenUp = again.givenUp
+		if len(again.maps) > 0 {
+			*p = again
+			s.processes.put(pid, p) // it may be larger now
 		}
 	}
 }
@@ -225,22 +281,24 @@ func (s *Symbolizer) lookUp(o *object, offset uint64) []Frame {
 	return frames
 }
 
-// cache keeps the max values that were used last. Those that have to go are
-// handed to drop.
+// cache keeps the values that were used last, as many as are not larger than max together.
+// Those that have to go are handed to drop.
 type cache[K comparable, V any] struct {
-	max   int
-	drop  func(V)
-	clock uint64
-	slots map[K]*slot[V]
+	max, size int
+	weigh     func(V) int
+	drop      func(V)
+	clock     uint64
+	slots     map[K]*slot[V]
 }
 
 type slot[V any] struct {
 	value V
+	size  int
 	used  uint64
 }
 
-func newCache[K comparable, V any](max int, drop func(V)) cache[K, V] {
-	return cache[K, V]{max: max, drop: drop, slots: make(map[K]*slot[V])}
+func newCache[K comparable, V any](max int, weigh func(V) int, drop func(V)) cache[K, V] {
+	return cache[K, V]{max: max, weigh: weigh, drop: drop, slots: make(map[K]*slot[V])}
 }
 
 // get returns the zero value for what is not there.
@@ -255,19 +313,33 @@ func (c *cache[K, V]) get(key K) (v V) {
 
 // put adds a value, or replaces the one of the key.
 func (c *cache[K, V]) put(key K, value V) {
-	old, replaced := c.slots[key]
-	if !replaced && len(c.slots) >= c.max {
-		var oldest K
-		for k, candidate := range c.slots {
-			if old == nil || candidate.used < old.used {
-				oldest, old = k, candidate
+	c.remove(key)
+	size := c.weigh(value)
+	for c.size+size > c.max && len(c.slots) > 0 {
+		var last K
+		oldest := uint64(math.MaxUint64)
+		for key, candidate := range c.slots {
+			if candidate.used < oldest {
+				last, oldest = key, candidate.used
 			}
 		}
-		delete(c.slots, oldest)
-	}
-	if old != nil {
-		c.drop(old.value)
+		c.remove(last)
 	}
 	c.clock++
-	c.slots[key] = &slot[V]{value, c.clock}
+	c.slots[key] = &slot[V]{value, size, c.clock}
+	c.size += size
+}
+
+func (c *cache[K, V]) remove(key K) {
+	if old := c.slots[key]; old != nil {
+		delete(c.slots, key)
+		c.size -= old.size
+		c.drop(old.value)
+	}
+}
+
+func (c *cache[K, V]) clear() {
+	for key := range c.slots {
+		c.remove(key)
+	}
 }

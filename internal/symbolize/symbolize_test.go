@@ -3,6 +3,8 @@ package symbolize
 import (
 	"bufio"
 	"bytes"
+	"context"
+	"debug/elf"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
@@ -32,7 +34,19 @@ type program struct {
 	stop  func()
 }
 
-func (p *program) symbolize(s *Symbolizer) []Frame { return s.Symbolize(p.pid, p.addrs) }
+func (p *program) symbolize(s *Symbolizer) []Frame { return symbolize(s, p.pid, p.addrs) }
+
+func symbolize(s *Symbolizer, pid uint32, addrs []uint64) []Frame {
+	frames, _ := s.Name(context.Background(), pid, addrs, nil)
+	return frames
+}
+
+func remember(s *Symbolizer, pid uint32) { s.Remember(context.Background(), pid) }
+
+func complete(s *Symbolizer, pid uint32, addrs, top []uint64) []uint64 {
+	defer s.budget.begin(context.Background())()
+	return s.complete(pid, addrs, top)
+}
 
 func needTool(t testing.TB, name string) {
 	t.Helper()
@@ -163,7 +177,7 @@ func TestSymbolizeGo(t *testing.T) {
 			s := symbolizer(t, "/proc")
 			inlined := 0
 			for i := 0; i < len(p.addrs); {
-				frames := s.Symbolize(p.pid, p.addrs[i:i+1])
+				frames := symbolize(s, p.pid, p.addrs[i:i+1])
 				for j := range frames {
 					got := frames[j]
 					if got.Module != "client" || got.Offset == 0 {
@@ -221,24 +235,24 @@ func TestComplete(t *testing.T) {
 	for _, flag := range []string{"-no-pie", "-pie"} {
 		p := start(t, buildC(t, "-g", flag))
 		s := symbolizer(t, "/proc")
-		s.Remember(p.pid)
+		remember(s, p.pid)
 		full := append([]uint64{p.addrs[0] - 1}, p.addrs...) // somewhere to be in
 		for what, stack := range map[string][]uint64{
 			"whole":          full,
 			"one is missing": {full[0], full[2], full[3]},
 		} {
-			if got := s.Complete(p.pid, stack, p.top); !slices.Equal(got, full) {
+			if got := complete(s, p.pid, stack, p.top); !slices.Equal(got, full) {
 				t.Errorf("%s: %s: Complete(%x, %x) = %x, want %x", flag, what, stack, p.top, got, full)
 			}
 		}
 		garbage := []uint64{full[0], p.addrs[0] + 1, p.addrs[0] + 2}
-		if got := s.Complete(p.pid, garbage, p.top[1:]); !slices.Equal(got, full[:2]) {
+		if got := complete(s, p.pid, garbage, p.top[1:]); !slices.Equal(got, full[:2]) {
 			t.Errorf("%s: without frame pointers: got %x, want %x", flag, got, full[:2])
 		}
-		if got := s.Complete(p.pid, full[:1], []uint64{0, 1 << 63, 1<<64 - 1, p.addrs[0] + 1}); !slices.Equal(got, full[:1]) {
+		if got := complete(s, p.pid, full[:1], []uint64{0, 1 << 63, 1<<64 - 1, p.addrs[0] + 1}); !slices.Equal(got, full[:1]) {
 			t.Errorf("%s: no word is a return address, got %x", flag, got)
 		}
-		if got := s.Complete(p.pid+1, full[:1], p.top); !slices.Equal(got, full[:1]) {
+		if got := complete(s, p.pid+1, full[:1], p.top); !slices.Equal(got, full[:1]) {
 			t.Errorf("%s: no such process is known, got %x", flag, got)
 		}
 	}
@@ -248,14 +262,14 @@ func TestComplete(t *testing.T) {
 func TestCompleteTailCall(t *testing.T) {
 	p := start(t, compile(t, "tail.c", "-foptimize-sibling-calls", "-fno-ipa-cp", "-fno-inline"))
 	s := symbolizer(t, "/proc")
-	s.Remember(p.pid)
+	remember(s, p.pid)
 	inConnectTo, inMain, show := p.addrs[0], p.addrs[1], p.addrs[2]
 	want := []uint64{inConnectTo - 1, inConnectTo, inMain}
-	if got := s.Complete(p.pid, []uint64{want[0], inMain}, []uint64{show, inConnectTo}); !slices.Equal(got, want) {
-		t.Errorf("got %x, want %x: %v", got, want, text(s.Symbolize(p.pid, p.addrs[:2])))
+	if got := complete(s, p.pid, []uint64{want[0], inMain}, []uint64{show, inConnectTo}); !slices.Equal(got, want) {
+		t.Errorf("got %x, want %x: %v", got, want, text(symbolize(s, p.pid, p.addrs[:2])))
 	}
 	alone := []uint64{want[0], inConnectTo}
-	if got := s.Complete(p.pid, alone, []uint64{inMain}); !slices.Equal(got, alone) {
+	if got := complete(s, p.pid, alone, []uint64{inMain}); !slices.Equal(got, alone) {
 		t.Errorf("main is not called by connect_to: got %x, want %x", got, alone)
 	}
 }
@@ -278,7 +292,7 @@ func TestSymbolizeEnds(t *testing.T) {
 		"nothing is mapped":   {[]uint64{1 << 20, p.addrs[0]}, nil},
 		"where it was itself": {[]uint64{p.addrs[1] + 1, p.addrs[2]}, nil},
 	} {
-		got := text(s.Symbolize(p.pid, test.addrs))
+		got := text(symbolize(s, p.pid, test.addrs))
 		if what == "where it was itself" { // a system call is not a call
 			test.want = []string{got[0], all[2]}
 		}
@@ -325,8 +339,9 @@ func TestCallBefore(t *testing.T) {
 		code = append(make([]byte, 8), code...)
 		s := symbolizer(t, "/nonexistent")
 		key := fileKey{inode: 1}
-		s.files.put(key, &object{file: bytes.NewReader(code)})
+		s.files.put(key, &object{file: s.file("code", bytes.NewReader(code))})
 		p := &process{maps: []mapping{{start: 0x1000, end: 0x2000, file: key}}}
+		s.budget.begin(context.Background())
 		if got, _ := s.callBefore(p, 0x1000+uint64(len(code))); got != want {
 			t.Errorf("%s: size %d, want %d", text, got, want)
 		}
@@ -415,7 +430,7 @@ func TestSymbolizeInContainer(t *testing.T) {
 	p := start(t, name)
 	check := func(what string, c container, want []string) {
 		t.Helper()
-		if diff := cmp.Diff(want, text(symbolizer(t, c.proc).Symbolize(p.pid, p.addrs))); diff != "" {
+		if diff := cmp.Diff(want, text(symbolize(symbolizer(t, c.proc), p.pid, p.addrs))); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", what, diff)
 		}
 	}
@@ -439,7 +454,7 @@ func TestSymbolizeInContainer(t *testing.T) {
 	}
 	copyFile(t, other, c.root+"/app/server")
 	replaced := symbolizer(t, c.proc)
-	if got := replaced.Symbolize(p.pid, p.addrs); got[0].Function != "" || got[0].Module != "server" || len(replaced.files.slots) != 0 {
+	if got := symbolize(replaced, p.pid, p.addrs); got[0].Function != "" || got[0].Module != "server" || len(replaced.files.slots) != 0 {
 		t.Errorf("the file was replaced: got %v", got)
 	}
 
@@ -453,7 +468,7 @@ func TestSymbolizeInContainer(t *testing.T) {
 		if err := make(c.root + "/app/server"); err != nil {
 			t.Fatal(err)
 		}
-		if got := symbolizer(t, c.proc).Symbolize(p.pid, p.addrs); got[0].Function != "" || got[0].Module != "server" {
+		if got := symbolize(symbolizer(t, c.proc), p.pid, p.addrs); got[0].Function != "" || got[0].Module != "server" {
 			t.Errorf("%s instead of the file: got %v", what, got)
 		}
 	}
@@ -462,17 +477,17 @@ func TestSymbolizeInContainer(t *testing.T) {
 func TestSymbolizeAfterTheExit(t *testing.T) {
 	p := start(t, buildC(t, "-g"))
 	s := symbolizer(t, "/proc")
-	s.Remember(p.pid)
+	remember(s, p.pid)
 	p.stop()
 	if err := os.Remove(p.name); err != nil {
 		t.Fatal(err)
 	}
 	s.processes.get(p.pid).checked = time.Time{}
-	s.Remember(p.pid)
+	remember(s, p.pid)
 	if diff := cmp.Diff(wantC(t), text(p.symbolize(s))); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	if got, want := text(symbolizer(t, "/proc").Symbolize(p.pid, p.addrs[:1])), fmt.Sprintf("%#x", p.addrs[0]); got[0] != want {
+	if got, want := text(symbolize(symbolizer(t, "/proc"), p.pid, p.addrs[:1])), fmt.Sprintf("%#x", p.addrs[0]); got[0] != want {
 		t.Errorf("not remembered: got %q, want %q", got, want)
 	}
 }
@@ -494,10 +509,10 @@ func TestRememberTellsProgramsApart(t *testing.T) {
 	s := symbolizer(t, c.proc)
 	again := func() *process {
 		s.processes.get(p.pid).checked = time.Time{}
-		s.Remember(p.pid)
+		remember(s, p.pid)
 		return s.processes.get(p.pid)
 	}
-	s.Remember(p.pid)
+	remember(s, p.pid)
 	first := s.processes.get(p.pid)
 	if again() != first {
 		t.Error("the same program is read twice")
@@ -522,7 +537,7 @@ func TestRememberTellsProgramsApart(t *testing.T) {
 func TestSymbolizeLater(t *testing.T) {
 	p := start(t, buildC(t, "-g"))
 	s := symbolizer(t, "/proc")
-	s.Remember(p.pid)
+	remember(s, p.pid)
 	known := s.processes.get(p.pid)
 	known.maps = nil
 	if got := p.symbolize(s)[0]; got != (Frame{Offset: p.addrs[0]}) {
@@ -550,7 +565,7 @@ func TestFrameString(t *testing.T) {
 
 func TestSymbolizeNothing(t *testing.T) {
 	s := symbolizer(t, "/nonexistent")
-	got := s.Symbolize(7, []uint64{0, 1, 1<<64 - 1})
+	got := symbolize(s, 7, []uint64{0, 1, 1<<64 - 1})
 	if want := []string{"0x0", "0x1", "0xffffffffffffffff"}; !slices.Equal(text(got), want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
@@ -558,7 +573,7 @@ func TestSymbolizeNothing(t *testing.T) {
 
 func TestCacheKeepsTheLastUsed(t *testing.T) {
 	var dropped []string
-	c := newCache[int](2, func(s string) { dropped = append(dropped, s) })
+	c := newCache[int](2, func(string) int { return 1 }, func(s string) { dropped = append(dropped, s) })
 	c.put(1, "one")
 	c.put(2, "two")
 	c.get(1)
@@ -586,13 +601,33 @@ func FuzzObject(f *testing.F) {
 	f.Fuzz(func(t *testing.T, file int, at uint64, patch []byte, offset uint64) {
 		data := slices.Clone(files[uint(file)%uint(len(files))])
 		copy(data[at%uint64(len(data)):], patch)
-		o := newObject(bytes.NewReader(data))
 		s := NewSymbolizer("/nonexistent")
+		s.budget.begin(t.Context())
+		o := newObject(s.file("patched", bytes.NewReader(data)))
 		for range 3 {
 			for _, frame := range s.lookUp(o, offset) {
 				_ = frame.String()
 			}
 			offset += 0x100
+		}
+	})
+}
+
+// FuzzGoTable reads hostile tables of the Go runtime: pclntab is a whole .gopclntab, at the
+// beginning of a file whose code begins at 0x1000.
+func FuzzGoTable(f *testing.F) {
+	f.Fuzz(func(t *testing.T, pclntab []byte, inline, vaddr uint64) {
+		s := NewSymbolizer("/nonexistent")
+		s.budget.begin(t.Context())
+		o := &object{file: s.file("pclntab", bytes.NewReader(pclntab))}
+		text, table := &elf.Section{SectionHeader: elf.SectionHeader{Name: ".text", Type: elf.SHT_PROGBITS, Addr: 0x1000, Size: 1 << 20}},
+			&elf.Section{SectionHeader: elf.SectionHeader{Name: ".gopclntab", Type: elf.SHT_PROGBITS, Size: uint64(len(pclntab)), FileSize: uint64(len(pclntab))}}
+		if o.golang = newGoTable(o, &elf.File{Sections: []*elf.Section{text, table}}); o.golang == nil {
+			return
+		}
+		o.golang.inline = int64(inline)
+		if frames := o.goFrames(vaddr); len(frames) > maxInlined {
+			t.Errorf("%d frames", len(frames))
 		}
 	})
 }
@@ -604,7 +639,9 @@ func FuzzLines(f *testing.F) {
 		if err != nil {
 			f.Fatal(err)
 		}
-		t := newObject(file).readLines()
+		s := NewSymbolizer("/nonexistent")
+		s.budget.begin(f.Context())
+		t := newObject(s.file("lines", file)).readLines()
 		file.Close()
 		if len(t.sequences) == 0 {
 			f.Fatalf("%s: no lines", flag)
@@ -612,7 +649,7 @@ func FuzzLines(f *testing.F) {
 		f.Add(t.data, t.strings, t.sequences[0].low)
 	}
 	f.Fuzz(func(t *testing.T, data, strings []byte, vaddr uint64) {
-		table := lineTable{data: data, strings: strings}
+		table := lineTable{data: data, strings: strings, spend: func(int) error { return nil }}
 		table.index()
 		table.find(vaddr)
 		for _, run := range table.sequences {
@@ -628,7 +665,7 @@ func BenchmarkSymbolize(b *testing.B) {
 	s := symbolizer(b, "/proc")
 	b.ReportAllocs()
 	for b.Loop() {
-		s.Symbolize(p.pid, p.addrs)
+		symbolize(s, p.pid, p.addrs)
 	}
 }
 
@@ -637,8 +674,8 @@ func BenchmarkSymbolizeNew(b *testing.B) {
 	s := symbolizer(b, "/proc")
 	b.ReportAllocs()
 	for b.Loop() {
-		clear(s.frames)
-		s.Symbolize(p.pid, p.addrs)
+		s.frames.clear()
+		symbolize(s, p.pid, p.addrs)
 	}
 }
 

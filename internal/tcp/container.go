@@ -20,6 +20,11 @@ import "strings"
 //	/machine.slice/machine-NAME.scope/…                systemd-nspawn, likewise
 //	/machine.slice/systemd-nspawn@NAME.service/payload
 //
+// It is what the cgroup calls itself, and so a claim: who may make a cgroup can give it the
+// name of another container. It may be shown and filtered by. Whoever derives something
+// else from it, such as a name or an image, has to check first that the container's own
+// record has this very cgroup or process.
+//
 // ID is 64 hexadecimal digits. The monitor of a container (a conmon scope, the
 // supervisor of nspawn) is not inside it.
 func ContainerID(cgroup string) string {

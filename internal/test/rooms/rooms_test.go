@@ -21,7 +21,7 @@ var rooms = map[string][]string{
 	"internal/terminal":  nil,
 	"internal/procfs":    nil,
 	"internal/symbolize": {"internal/procfs"},
-	"internal/probe":     {"internal/tcp"},
+	"internal/probe":     {"internal/tcp", "internal/procfs"},
 	"internal/recording": {"internal/tcp"},
 	"internal/where":     {"internal/tcp"},
 	"internal/enrich":    {"internal/tcp", "internal/procfs"},
