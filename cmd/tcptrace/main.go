@@ -19,6 +19,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/tcptrace/tcptrace/internal/confine"
 	"github.com/tcptrace/tcptrace/internal/output"
 )
 
@@ -33,6 +34,8 @@ func main() {
 	// Go dies by SIGPIPE when a write to stdout fails; ignored, the write
 	// returns EPIPE and we end in order: `tcptrace | head -1` exits with 0.
 	signal.Ignore(syscall.SIGPIPE)
+	// TZ names any file. It is read once, now: later no file can be opened.
+	_ = confine.AsUser(func() error { _, _ = time.Now().Zone(); return nil })
 	os.Exit(run(&env{context.Background(), os.Stdin, os.Stdout, os.Stderr}, os.Args[1:]))
 }
 
