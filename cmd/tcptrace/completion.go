@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/tcptrace/tcptrace/internal/confine"
 )
 
 // completionCmd prints a script made from the command line's own description,
@@ -17,6 +19,9 @@ type completionCmd struct {
 
 // Run prints the script for the shell.
 func (c *completionCmd) Run(e *env) error {
+	if _, err := confine.Process(confine.Needs{}); err != nil {
+		return err
+	}
 	parser, err := newParser(e, func(int) {})
 	if err != nil {
 		return err

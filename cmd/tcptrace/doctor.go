@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/tcptrace/tcptrace/internal/confine"
 	"github.com/tcptrace/tcptrace/internal/enrich"
 	"github.com/tcptrace/tcptrace/internal/probe"
 )
@@ -50,11 +51,19 @@ type finding struct {
 
 // Run prints the diagnosis. If nothing can be traced here, Run returns why.
 func (c *doctorCmd) Run(e *env) error {
+	if err := begin(); err != nil {
+		return err
+	}
 	findings, broken := probe.Examine(probe.Config{
 		RingBytes: 1 << 20, OwnerRefresh: -1, Stacks: true, Tracked: true,
 		Hooks: c.Hooks, Without: c.Without, BTF: c.BTF,
 	})
-	d := diagnose(append(findings, placeFindings()...), broken)
+	findings = append(findings, placeFindings()...)
+	inForce, err := confine.Process(confine.Needs{})
+	if err != nil {
+		return err
+	}
+	d := diagnose(append(findings, confinementFinding(inForce)), broken)
 	write := d.columns
 	if c.JSON || c.Output == "json" {
 		write = d.json
@@ -79,6 +88,23 @@ func placeFindings() (findings []probe.Finding) {
 	return findings
 }
 
+// confinementFinding says what this kernel takes away from a command. Nothing of it is
+// missing in what a trace shows.
+func confinementFinding(in confine.InForce) probe.Finding {
+	found := "no_new_privs"
+	if in.Seccomp == nil {
+		found += ", seccomp"
+	} else {
+		found += ", no seccomp: " + in.Seccomp.Error()
+	}
+	if in.Landlock > 0 {
+		found += fmt.Sprintf(", Landlock version %d", in.Landlock)
+	} else {
+		found += ", no Landlock (Linux 5.13 with landlock in lsm=)"
+	}
+	return probe.Finding{Name: "confinement", Status: probe.OK, Found: found}
+}
+
 // diagnose adds to the findings what the user can do.
 func diagnose(findings []probe.Finding, broken error) *diagnosis {
 	d := &diagnosis{V: 1, Works: broken == nil}
@@ -100,8 +126,11 @@ func withAdvice(err error) string {
 	var lack *probe.MissingCapabilities
 	switch {
 	case errors.As(err, &lack):
-		return fmt.Sprintf("%v: run it with sudo, or give them to the file once with: sudo setcap %s=ep %s",
-			err, strings.ToLower(strings.Join(lack.Needed, ",")), executable())
+		return fmt.Sprintf("%v: run it with sudo, or let the members of a group trace, once: "+
+			"sudo chgrp GROUP %[3]s && sudo chmod 750 %[3]s && sudo setcap %[2]s=ep %[3]s; "+
+			"they will see every connection and process name of this host", err, strings.ToLower(strings.Join(lack.Needed, ",")), executable())
+	case errors.Is(err, probe.ErrForeignTypes):
+		return fmt.Sprintf("%v: run it with sudo, or leave out --btf", err)
 	case errors.Is(err, probe.ErrNoTypes):
 		return fmt.Sprintf("%v: the kernel has to be built with CONFIG_DEBUG_INFO_BTF=y; if it is and only the file is hidden, "+
 			"as in a container, give a copy of the file with --btf FILE", err)

@@ -45,6 +45,9 @@ func (r *leaksRun) warn() {
 
 // blind returns why the absence of a finding in the last report proves nothing.
 func (r *leaksRun) blind() (why []error) {
+	if r.unseen != nil {
+		why = append(why, r.unseen)
+	}
 	if n := r.last.UnknownAge; n > 0 {
 		why = append(why, fmt.Errorf("%s in %s of unknown age: watch for longer than --older-than, as with -d %s",
 			leak.Counted(n, "socket"), output.StateNames(r.last.States), leak.Span(r.last.OlderThan+1e9)))

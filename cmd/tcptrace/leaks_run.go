@@ -2,11 +2,15 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"math"
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/tcptrace/tcptrace/internal/confine"
 	"github.com/tcptrace/tcptrace/internal/enrich"
 	"github.com/tcptrace/tcptrace/internal/leak"
 	"github.com/tcptrace/tcptrace/internal/output"
@@ -26,7 +30,8 @@ type leaksRun struct {
 	kernel *kernel      // nil: a recording
 
 	namespaces *tcp.Namespaces // nil: a recording, or SYN_RECV is not looked at
-	stacks *stackReader // nil: none are named
+	stacks     *stackReader    // nil: none are named
+	unseen     error           // sockets that existed, and that we lack the capability to list; or nil
 }
 
 // watchConfig is what the flags say about the Watch, whatever the source.
@@ -93,12 +98,6 @@ func (c *leaksCmd) live(e *env, filter tcp.Filter) error {
 		return err
 	}
 	defer source.Close()
-	// Port ranges and sockets to close are in other network namespaces, and limits and
-	// code are those of other users' processes.
-	keep := []probe.Task{probe.ReadTrace, probe.EnterNamespaces, probe.InspectProcesses}
-	if c.Kill {
-		keep = append(keep, probe.CloseSockets)
-	}
 	run := &leaksRun{cmd: c, env: e, filter: filter, kernel: &source, where: source.place}
 	if run.stacks = stacks; stacks != nil {
 		stacks.probe = source.Probe
@@ -117,7 +116,9 @@ func (c *leaksCmd) live(e *env, filter tcp.Filter) error {
 		}
 	}
 	run.watch = leak.NewWatch(watch)
-	config := source.config(keep...)
+	config := source.config()
+	config.Confine = confined(c.needs(source.place))
+	config.Existing = run.existing
 	config.Enrich = nil // the Watch does it, also for the sockets of a refresh
 	counts, err := pipeline.Run(e.ctx, c.runConfig(e, config), interruptible{source, interrupt}, run.watch)
 	quit()
@@ -133,6 +134,34 @@ type interruptible struct {
 func (k interruptible) Stop() {
 	k.interrupt()
 	k.kernel.Stop()
+}
+
+// existing hands on the sockets that exist at the start.
+func (r *leaksRun) existing(emit func(*tcp.Event) error) error {
+	err := r.kernel.Seed(emit)
+	if skipped, ok := errors.AsType[*probe.SkippedError](err); ok && errors.Is(skipped, unix.EPERM) {
+		r.unseen = skipped
+		return nil
+	}
+	return r.env.saySkipped(err)
+}
+
+// needs is what the watch still does when it has begun. Port ranges and sockets to close are
+// in other network namespaces. Code is the business of the helper.
+func (c *leaksCmd) needs(place *enrich.Enricher) confine.Needs {
+	keep := []probe.Task{probe.ReadTrace}
+	if c.Kill || len(c.NetNS) > 0 || slices.Contains(c.State, tcp.TimeWait) {
+		keep = append(keep, probe.EnterNamespaces)
+	}
+	if c.Kill {
+		keep = append(keep, probe.CloseSockets)
+	}
+	n := needs(place, keep...)
+	n.Helper = c.Stacks
+	if len(c.UID) > 0 {
+		n.Read = append(n.Read, "/etc/passwd") // census asks whether they exist
+	}
+	return n
 }
 
 // liveConfig adds what the kernel knows.

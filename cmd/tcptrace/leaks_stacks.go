@@ -6,6 +6,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/tcptrace/tcptrace/internal/confine"
 	"github.com/tcptrace/tcptrace/internal/output"
 	"github.com/tcptrace/tcptrace/internal/probe"
 	"github.com/tcptrace/tcptrace/internal/symbolize"
@@ -15,10 +16,9 @@ import (
 // flag, so that nobody starts it by accident.
 const stackHelper = "tcptrace-stacks"
 
-// serveStacks is that program. It looks into processes and keeps the privileges for that
-// alone.
+// serveStacks is that program. It looks into processes, and can do nothing else.
 func serveStacks() int {
-	err := probe.DropPrivileges(probe.InspectProcesses)
+	_, err := confine.Process(probe.Needs(probe.InspectProcesses))
 	if err == nil {
 		err = symbolize.Serve(os.Stdin, os.Stdout, "/proc")
 	}

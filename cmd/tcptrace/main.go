@@ -19,6 +19,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/tcptrace/tcptrace/internal/confine"
 	"github.com/tcptrace/tcptrace/internal/output"
 )
 
@@ -36,6 +37,8 @@ func main() {
 	if os.Args[0] == stackHelper {
 		os.Exit(serveStacks())
 	}
+	// TZ names any file. It is read once, now: later no file can be opened.
+	_ = confine.AsUser(func() error { _, _ = time.Now().Zone(); return nil })
 	os.Exit(run(&env{context.Background(), os.Stdin, os.Stdout, os.Stderr}, os.Args[1:]))
 }
 

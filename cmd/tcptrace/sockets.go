@@ -1,6 +1,7 @@
 package main
 
 import (
+	"github.com/tcptrace/tcptrace/internal/confine"
 	"github.com/tcptrace/tcptrace/internal/enrich"
 	"github.com/tcptrace/tcptrace/internal/output"
 	"github.com/tcptrace/tcptrace/internal/pipeline"
@@ -44,8 +45,11 @@ func (c *socketsCmd) Run(e *env) error {
 		return err
 	}
 	config := c.probeConfig()
-	config.KernelAddr, config.BTF, config.Without = c.Extended, c.BTF, c.Without
+	config.KernelAddr, config.BTF, config.Without = c.Extended && e.showsAddresses(), c.BTF, c.Without
 	rows := &table{stream: stream{writer: format.writer(e.stdout, c.options(output.Options{Sockets: true})), existing: true}, filter: filter}
+	if err := begin(); err != nil {
+		return err
+	}
 	where := e.place()
 	var mistake error // in the filter
 	_, err = pipeline.Run(e.ctx, pipeline.Config{
@@ -56,9 +60,9 @@ func (c *socketsCmd) Run(e *env) error {
 			}
 			return err
 		},
-		Drop:   func() error { return probe.DropPrivileges() },
-		Enrich: where.Fill,
-		Output: e.stdout,
+		Confine: confined(confine.Needs{}),
+		Enrich:  where.Fill,
+		Output:  e.stdout,
 	}, pipeline.Ended{}, rows)
 	if err != nil {
 		return err

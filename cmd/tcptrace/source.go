@@ -4,9 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
+	"github.com/tcptrace/tcptrace/internal/confine"
 	"github.com/tcptrace/tcptrace/internal/enrich"
 	"github.com/tcptrace/tcptrace/internal/pipeline"
 	"github.com/tcptrace/tcptrace/internal/probe"
@@ -24,6 +24,9 @@ type kernel struct {
 // openKernel begins to trace, and says what this kernel and this place do not show. Close
 // it.
 func (e *env) openKernel(config probe.Config) (kernel, error) {
+	if err := begin(); err != nil {
+		return kernel{}, err
+	}
 	p, err := probe.Open(config)
 	if err != nil {
 		return kernel{}, err
@@ -33,6 +36,9 @@ func (e *env) openKernel(config probe.Config) (kernel, error) {
 	}
 	return kernel{p, e, e.place()}, nil
 }
+
+// begin gives up what no live command ever needs, before anything of others is looked at.
+func begin() error { return confined(probe.SetupNeeds())() }
 
 // place returns what completes events, and says on stderr what it does not see from
 // where this process runs.
@@ -54,13 +60,39 @@ func (e *env) saySkipped(err error) error {
 }
 
 // config is what Run needs to know of the kernel as a source. When the sockets that exist
-// were read, the command keeps the privileges of these tasks alone.
+// were read, the command can do these tasks alone.
 func (k kernel) config(keep ...probe.Task) pipeline.Config {
 	return pipeline.Config{
 		Existing: func(emit func(*tcp.Event) error) error { return k.env.saySkipped(k.Seed(emit)) },
-		Drop:     func() error { return probe.DropPrivileges(keep...) },
 		Last:     k.Unseen,
+		Confine:  confined(needs(k.place, keep...)),
 		Enrich:   k.place.Fill,
+	}
+}
+
+// showsAddresses reports whether -x may show where the kernel keeps a socket, and says so
+// if not.
+func (e *env) showsAddresses() bool {
+	if confine.SeesAddresses() {
+		return true
+	}
+	e.say("the addresses of sockets in the kernel are not shown: it hides them from you (sysctl kernel.kptr_restrict)")
+	return false
+}
+
+// needs returns what the tasks take, and what place reads.
+func needs(place *enrich.Enricher, keep ...probe.Task) confine.Needs {
+	n := probe.Needs(keep...)
+	n.Read = place.Reads()
+	return n
+}
+
+// confined gives up what is not needed. What of it a kernel cannot take away is for doctor
+// to say.
+func confined(n confine.Needs) func() error {
+	return func() error {
+		_, err := confine.Process(n)
+		return err
 	}
 }
 
@@ -94,18 +126,18 @@ func (e *env) openRecording(path string) (recorded, error) {
 	if path == "-" {
 		return recorded{recording.Open(e.stdin, "standard input"), e.stdin}, nil
 	}
-	f, err := os.Open(path)
+	f, err := confine.Open(path)
 	if err != nil {
 		return recorded{}, fmt.Errorf("cannot read the recording: %w", err)
 	}
 	return recorded{recording.Open(f, path), f}, nil
 }
 
-// config is what Run needs to know of a recording, which needs no privileges once it is
-// open.
+// config is what Run needs to know of a recording, of which nothing but the open file is
+// needed.
 func (r recorded) config() pipeline.Config {
 	return pipeline.Config{
-		Drop:    func() error { return probe.DropPrivileges() },
+		Confine: confined(confine.Needs{}),
 		Silence: maxSilence,
 	}
 }

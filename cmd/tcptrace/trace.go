@@ -72,7 +72,7 @@ func (c *traceCmd) config(e *env, config pipeline.Config, selector *tcp.Selector
 
 func (c *traceCmd) live(e *env, s *stream, selector *tcp.Selector) error {
 	config := c.probeConfig()
-	config.RingBytes, config.KernelAddr = int(c.RingSize), c.Extended
+	config.RingBytes, config.KernelAddr = int(c.RingSize), c.Extended && e.showsAddresses()
 	if c.MaxSockets != nil {
 		config.MaxSockets = uint32(*c.MaxSockets)
 	}

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/tcptrace/tcptrace/internal/confine"
 	"github.com/tcptrace/tcptrace/internal/leak"
 	"github.com/tcptrace/tcptrace/internal/output"
 	"github.com/tcptrace/tcptrace/internal/recording"
@@ -232,7 +233,7 @@ func (l *netns) UnmarshalText(text []byte) error {
 			path = "/run/netns/" + path
 		}
 		var stat syscall.Stat_t
-		if err := syscall.Stat(path, &stat); err != nil {
+		if err := confine.AsUser(func() error { return syscall.Stat(path, &stat) }); err != nil {
 			return fmt.Errorf("%q is not a network namespace: give an inode number (see lsns -t net), "+
 				"a name of 'ip netns' or a path: stat %s: %w", s, path, err)
 		}

@@ -184,15 +184,19 @@ func (m mount) open(id uint64) (string, error) {
 	return m.path(strings.TrimSuffix(path, "/")), nil
 }
 
+// folder is where the tree can be opened; "" where there is none.
+func (m mount) folder() string {
+	if m.tree != nil {
+		return fmt.Sprintf("/proc/self/fd/%d", m.tree.Fd())
+	}
+	return m.at
+}
+
 // walk calls found for each cgroup of the tree, at most limit times: the id of a
 // cgroup is the inode number of its directory. What cannot be read is left out. It
 // reports whether those were all.
 func (m mount) walk(limit int, found func(id uint64, path string)) (all bool) {
-	at := m.at
-	if m.tree != nil {
-		at = fmt.Sprintf("/proc/self/fd/%d", m.tree.Fd())
-	}
-	_ = fs.WalkDir(os.DirFS(at), ".", func(name string, entry fs.DirEntry, err error) error {
+	_ = fs.WalkDir(os.DirFS(m.folder()), ".", func(name string, entry fs.DirEntry, err error) error {
 		if err != nil || !entry.IsDir() {
 			return nil // removed meanwhile, or one of the files that each cgroup has
 		}

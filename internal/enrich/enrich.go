@@ -98,6 +98,15 @@ func (e *Enricher) seeAll() {
 	e.cgroup2 = mount{tree: tree, real: true}
 }
 
+// Reads returns the folders in which Fill opens files.
+func (e *Enricher) Reads() []string {
+	folders := []string{e.proc.Root()}
+	if cgroups := e.cgroup2.folder(); cgroups != "" {
+		folders = append(folders, cgroups)
+	}
+	return folders
+}
+
 // Fill sets ev.Cgroup and ev.ContainerID as far as they can be found, and the Comm
 // of a row whose owner holds the socket. It leaves an event alone that has a
 // Cgroup or no CgroupID, so a recording keeps what it says. It may read files, but

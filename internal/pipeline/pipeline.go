@@ -1,6 +1,6 @@
 // Package pipeline moves events from a Source to a Consumer. It is the one loop of every
 // command, live or over a recording: ticks, the time limit, signals, a reader that goes
-// away or blocks, dropping privileges and counting are handled here and nowhere else.
+// away or blocks, confinement and counting are handled here and nowhere else.
 //
 // What a command shows is a Consumer; how it prints is the Consumer's business. This
 // package does not know where events come from, and prints nothing.

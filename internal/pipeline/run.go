@@ -26,8 +26,8 @@ type Config struct {
 	// Last hands on what the source has counted and not yet said, when the run ends in
 	// order; nil: nothing.
 	Last func(emit func(*tcp.Event) error) error
-	// Drop gives up the privileges that nothing after Existing needs; nil: nothing to do.
-	Drop func() error
+	// Confine gives up what nothing after Existing needs; nil: nothing to do.
+	Confine func() error
 	// Enrich fills in what the source does not know; nil: it knows everything.
 	Enrich func(*tcp.Event)
 	// Selector picks the events that the Consumer gets; nil: all.
@@ -190,8 +190,8 @@ func (r *run) start() error {
 			return err
 		}
 	}
-	if r.Drop != nil {
-		if err := r.Drop(); err != nil {
+	if r.Confine != nil {
+		if err := r.Confine(); err != nil {
 			return err
 		}
 	}

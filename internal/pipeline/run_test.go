@@ -219,14 +219,14 @@ func TestRunBeginsWithWhatExists(t *testing.T) {
 		Existing: func(emit func(*tcp.Event) error) error {
 			return errors.Join(emit(&tcp.Event{Kind: tcp.Socket, BootNS: 3 * second}), emit(&tcp.Event{Kind: tcp.Socket, BootNS: 4 * second}))
 		},
-		Drop:   func() error { d.said = append(d.said, "drop"); return nil },
-		Enrich: func(e *tcp.Event) { e.BootNS += second / 2 },
+		Confine: func() error { d.said = append(d.said, "confine"); return nil },
+		Enrich:  func(e *tcp.Event) { e.BootNS += second / 2 },
 	}
 	counts, err := Run(t.Context(), config, source, d)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "socket 3.5, socket 4.5, drop, tick 5, idle, tick 6, transition 7.5, tick 7, idle, close 7"
+	want := "socket 3.5, socket 4.5, confine, tick 5, idle, tick 6, transition 7.5, tick 7, idle, close 7"
 	if diff := cmp.Diff(strings.Split(want, ", "), d.said); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}

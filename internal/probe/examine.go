@@ -14,6 +14,8 @@ import (
 	"github.com/cilium/ebpf/features"
 	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
+
+	"github.com/tcptrace/tcptrace/internal/confine"
 )
 
 // Status is the short form of a Finding.
@@ -70,7 +72,7 @@ func capabilityFinding() Finding {
 	f := Finding{Name: "capabilities", Status: OK}
 	have := cap.GetProc()
 	var held []string
-	for _, c := range needed {
+	for _, c := range append(slices.Clone(needed), cap.SYS_ADMIN) {
 		if ok, err := have.GetFlag(cap.Effective, c); err == nil && ok {
 			held = append(held, strings.ToUpper(c.String()))
 		}
@@ -78,6 +80,10 @@ func capabilityFinding() Finding {
 	f.Found = strings.Join(held, " ")
 	if held == nil {
 		f.Found = "none of those needed"
+	}
+	if _, enters := confine.Held(have, cap.SYS_ADMIN); !enters {
+		f.Status = Partly
+		f.Means = "without CAP_SYS_ADMIN the sockets that exist at the start are listed for this network namespace alone"
 	}
 	if err := checkPrivileges(); err != nil {
 		f.Status, f.Err = Missing, err

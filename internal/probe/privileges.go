@@ -1,14 +1,20 @@
 package probe
 
 import (
-	"fmt"
+	"slices"
 	"strings"
 
 	"kernel.org/pub/linux/libs/security/libcap/cap"
+
+	"github.com/tcptrace/tcptrace/internal/confine"
 )
 
-// needed are the capabilities that a trace begins with.
-var needed = []cap.Value{cap.SYS_ADMIN, cap.SYS_PTRACE, cap.SYSLOG, cap.BPF, cap.PERFMON, cap.DAC_READ_SEARCH}
+// needed are the capabilities that a trace begins with: the programs take CAP_BPF and
+// CAP_PERFMON, function addresses CAP_SYSLOG, finding the network namespaces CAP_SYS_PTRACE,
+// tracefs and the names of cgroups CAP_DAC_READ_SEARCH. To list the sockets of other network
+// namespaces than our own takes CAP_SYS_ADMIN too (netns_install): without it a trace works,
+// and says so.
+var needed = []cap.Value{cap.BPF, cap.PERFMON, cap.SYSLOG, cap.SYS_PTRACE, cap.DAC_READ_SEARCH}
 
 // MissingCapabilities says which capabilities this process lacks of those that a trace
 // needs. Both lists are of names such as CAP_BPF.
@@ -27,7 +33,7 @@ func checkPrivileges() error {
 	for _, c := range needed {
 		name := strings.ToUpper(c.String())
 		lack.Needed = append(lack.Needed, name)
-		if _, ok := held(have, c); !ok {
+		if _, ok := confine.Held(have, c); !ok {
 			lack.Missing = append(lack.Missing, name)
 		}
 	}
@@ -37,60 +43,43 @@ func checkPrivileges() error {
 	return &lack
 }
 
-// A Task is something that a command still does when it drops privileges.
+// A Task is something that a command still does when it confines itself.
 type Task int
 
 // The tasks.
 const (
 	ReadTrace        Task = iota // Read, TrackedSockets and looking for owners; naming new cgroups (open_by_handle_at)
 	EnterNamespaces              // PortRange and Destroy, in network namespaces of other users as well
-	InspectProcesses             // limits, maps and descriptors of other users' processes
+	InspectProcesses             // the maps and the code of other users' processes
 	CloseSockets                 // Destroy
 )
 
-// tasks says which capabilities each of them takes.
-var tasks = [...][]cap.Value{
-	ReadTrace:        {cap.BPF, cap.PERFMON, cap.DAC_READ_SEARCH},
-	EnterNamespaces:  {cap.SYS_ADMIN, cap.SYS_PTRACE, cap.DAC_READ_SEARCH},
-	InspectProcesses: {cap.SYS_PTRACE, cap.DAC_READ_SEARCH, cap.CHECKPOINT_RESTORE}, // the last for map_files
-	CloseSockets:     {cap.NET_ADMIN},
+// tasks says what each of them takes.
+var tasks = [...]confine.Needs{
+	ReadTrace:        {Capabilities: []cap.Value{cap.BPF, cap.PERFMON, cap.DAC_READ_SEARCH}, BPF: true, Handles: true},
+	EnterNamespaces:  {Capabilities: []cap.Value{cap.SYS_ADMIN, cap.SYS_PTRACE, cap.DAC_READ_SEARCH}, Namespaces: true},
+	InspectProcesses: {Capabilities: []cap.Value{cap.SYS_PTRACE, cap.DAC_READ_SEARCH, cap.CHECKPOINT_RESTORE}, Processes: true},
+	CloseSockets:     {Capabilities: []cap.Value{cap.NET_ADMIN}, SockDiag: true},
 }
 
-// held returns the capability by which a process that has these may do what c is for: c
-// itself, or CAP_SYS_ADMIN for those that were split off from it in Linux 5.8 and 5.9
-// (bpf_capable, perfmon_capable, checkpoint_restore_ns_capable). Runtimes that do not know
-// them, such as Docker 20.10 with --privileged, give CAP_SYS_ADMIN alone. It is false if
-// there is none.
-func held(have *cap.Set, c cap.Value) (cap.Value, bool) {
-	if ok, err := have.GetFlag(cap.Effective, c); err == nil && ok {
-		return c, true
+// SetupNeeds is what Open, Sockets, Seed and Examine take, and all the tasks. CAP_SYS_RESOURCE
+// lifts the limit on locked memory, before 5.11.
+func SetupNeeds() confine.Needs {
+	n := confine.Needs{Setup: true, Capabilities: append(slices.Clone(needed), cap.SYS_ADMIN, cap.SYS_RESOURCE)}
+	for _, task := range tasks {
+		n.Capabilities = append(n.Capabilities, task.Capabilities...)
 	}
-	if c != cap.BPF && c != cap.PERFMON && c != cap.CHECKPOINT_RESTORE {
-		return c, false
-	}
-	return held(have, cap.SYS_ADMIN)
+	return n
 }
 
-// DropPrivileges gives up, in every thread and for good, all capabilities but those of the
-// tasks, and of these it keeps what the process has: CAP_SYS_ADMIN where that stands in
-// for others. Without a task it gives up all.
-func DropPrivileges(keep ...Task) error {
-	have, kept := cap.GetProc(), cap.NewSet()
+// Needs returns what the tasks take together.
+func Needs(keep ...Task) (all confine.Needs) {
 	for _, task := range keep {
-		for _, c := range tasks[task] {
-			c, ok := held(have, c)
-			if !ok {
-				continue
-			}
-			for _, flag := range []cap.Flag{cap.Permitted, cap.Effective} {
-				if err := kept.SetFlag(flag, true, c); err != nil {
-					return fmt.Errorf("drop privileges: %w", err)
-				}
-			}
-		}
+		n := tasks[task]
+		all.Capabilities = append(all.Capabilities, n.Capabilities...)
+		all.BPF, all.Handles = all.BPF || n.BPF, all.Handles || n.Handles
+		all.Processes, all.Namespaces = all.Processes || n.Processes, all.Namespaces || n.Namespaces
+		all.SockDiag = all.SockDiag || n.SockDiag
 	}
-	if err := kept.SetProc(); err != nil {
-		return fmt.Errorf("drop privileges: %w", err)
-	}
-	return nil
+	return all
 }

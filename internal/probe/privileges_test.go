@@ -9,34 +9,10 @@ import (
 
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
+	"github.com/tcptrace/tcptrace/internal/confine"
 	"github.com/tcptrace/tcptrace/internal/tcp"
 	"github.com/tcptrace/tcptrace/internal/test/need"
 )
-
-func TestHeld(t *testing.T) {
-	for _, test := range []struct {
-		have    []cap.Value
-		c, want cap.Value
-		ok      bool
-	}{
-		{[]cap.Value{cap.BPF}, cap.BPF, cap.BPF, true},
-		{[]cap.Value{cap.BPF, cap.SYS_ADMIN}, cap.BPF, cap.BPF, true},
-		{[]cap.Value{cap.SYS_ADMIN}, cap.BPF, cap.SYS_ADMIN, true},
-		{[]cap.Value{cap.SYS_ADMIN}, cap.PERFMON, cap.SYS_ADMIN, true},
-		{[]cap.Value{cap.SYS_ADMIN}, cap.SYSLOG, 0, false},
-		{[]cap.Value{cap.SYS_ADMIN}, cap.DAC_READ_SEARCH, 0, false},
-		{[]cap.Value{cap.PERFMON}, cap.BPF, 0, false},
-		{nil, cap.BPF, 0, false},
-	} {
-		have := cap.NewSet()
-		if err := have.SetFlag(cap.Effective, true, test.have...); err != nil {
-			t.Fatal(err)
-		}
-		if got, ok := held(have, test.c); ok != test.ok || ok && got != test.want {
-			t.Errorf("with %v, %v: got %v, %v, want %v, %v", test.have, test.c, got, ok, test.want, test.ok)
-		}
-	}
-}
 
 // TestTraceWithSysAdmin traces with CAP_SYS_ADMIN in place of CAP_BPF and CAP_PERFMON,
 // and looks for owners after the privileges are dropped.
@@ -53,7 +29,7 @@ func TestTraceWithSysAdmin(t *testing.T) {
 		if err := p.Seed(count); err != nil {
 			t.Fatal(err)
 		}
-		if err := DropPrivileges(ReadTrace); err != nil {
+		if _, err := confine.Process(Needs(ReadTrace)); err != nil {
 			t.Fatal(err)
 		}
 		if err := p.TrackedSockets([]tcp.State{tcp.Listen, tcp.Established}, count); err != nil {

@@ -3,6 +3,7 @@ package probe
 import (
 	"errors"
 	"fmt"
+	"os"
 	"reflect"
 
 	"github.com/cilium/ebpf/btf"
@@ -15,6 +16,10 @@ const typesFile = "/sys/kernel/btf/vmlinux"
 // traced.
 var ErrNoTypes = errors.New("this kernel shows no type information (BTF) in " + typesFile)
 
+// ErrForeignTypes says that a user other than root gave the types. The verifier of the kernel
+// relies on them: with a doctored file, the programs would read any memory of the kernel.
+var ErrForeignTypes = errors.New("type information (BTF) from a file is taken from root alone")
+
 // types are those of the running kernel.
 type types struct {
 	kernel *btf.Spec
@@ -25,6 +30,9 @@ type types struct {
 // kernelTypes reads the types from path, or from the kernel if path is empty.
 func kernelTypes(path string) (*types, error) {
 	if path != "" {
+		if os.Getuid() != 0 {
+			return nil, ErrForeignTypes
+		}
 		kernel, err := typesFrom(path)
 		if err != nil {
 			return nil, err

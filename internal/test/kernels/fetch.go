@@ -292,6 +292,7 @@ var builds = []struct {
 	native  bool
 	command []string
 }{
+	{name: "internal/confine/confine.test", source: "./internal/confine", command: []string{"go", "test", "-c"}},
 	{name: "internal/probe/probe.test", source: "./internal/probe", command: []string{"go", "test", "-c"}},
 	{name: "internal/test/rig/rig.test", source: "./internal/test/rig", command: []string{"go", "test", "-c"}},
 	{name: "bin/tcptrace", source: "./cmd/tcptrace", command: []string{"go", "build", "-trimpath"}},

@@ -35,6 +35,7 @@ finish() {
 	poweroff -f
 }
 echo "@way auto"
+run internal/confine/confine.test . -test.timeout=2m
 # Where this guest must be locked down, the test fails unless it is.
 export TCPTRACE_TEST_LOCKDOWN=$(argument lockdown)
 run internal/probe/probe.test '^TestLockdown$' -test.timeout=1m

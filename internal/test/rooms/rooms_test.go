@@ -19,9 +19,10 @@ const module = "github.com/tcptrace/tcptrace/"
 var rooms = map[string][]string{
 	"internal/tcp":       nil,
 	"internal/terminal":  nil,
+	"internal/confine":   nil,
 	"internal/procfs":    nil,
 	"internal/symbolize": {"internal/procfs"},
-	"internal/probe":     {"internal/tcp", "internal/procfs"},
+	"internal/probe":     {"internal/tcp", "internal/confine", "internal/procfs"},
 	"internal/recording": {"internal/tcp"},
 	"internal/where":     {"internal/tcp"},
 	"internal/enrich":    {"internal/tcp", "internal/procfs"},
@@ -29,7 +30,8 @@ var rooms = map[string][]string{
 	"internal/leak":      {"internal/tcp", "internal/pipeline", "internal/enrich", "internal/symbolize"},
 	"internal/output":    {"internal/tcp", "internal/leak", "internal/symbolize"},
 	"cmd/tcptrace": {"internal/tcp", "internal/terminal", "internal/symbolize", "internal/probe",
-		"internal/recording", "internal/enrich", "internal/pipeline", "internal/leak", "internal/output", "internal/procfs", "internal/where"},
+		"internal/recording", "internal/enrich", "internal/pipeline", "internal/leak", "internal/output", "internal/procfs",
+		"internal/where", "internal/confine"},
 }
 
 // pure is all that the domain may import of the standard library: it has no I/O and no

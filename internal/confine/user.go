@@ -1,0 +1,108 @@
+package confine
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// AsUser runs f with the rights to files of the user who started this program, and with
+// none that the program's own file adds to them: capabilities (setcap) or another user
+// (setuid). f runs on the calling goroutine; other goroutines keep what they have. Whatever
+// path the user names is opened in f. A root user has all rights anyway.
+func AsUser(f func() error) error {
+	if os.Getuid() == 0 {
+		return f()
+	}
+	runtime.LockOSThread()
+	raise, err := lowerRights()
+	if err == nil {
+		err = f()
+	}
+	if back := raise(); back != nil {
+		return errors.Join(err, back) // and the thread stays locked: nobody else gets it
+	}
+	runtime.UnlockOSThread()
+	return err
+}
+
+// lowerRights does it for this thread; raise undoes it, also after an error.
+func lowerRights() (raise func() error, err error) {
+	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var have [2]unix.CapUserData
+	if err := unix.Capget(&head, &have[0]); err != nil {
+		return func() error { return nil }, fmt.Errorf("read own capabilities: %w", err)
+	}
+	raise = func() error {
+		err := errors.Join(setFileOwner(os.Geteuid(), os.Getegid()), unix.Capset(&head, &have[0]))
+		if err != nil {
+			return fmt.Errorf("take back own capabilities: %w", err)
+		}
+		return nil
+	}
+	lowered := have
+	lowered[0].Effective, lowered[1].Effective = 0, 0
+	err = errors.Join(setFileOwner(os.Getuid(), os.Getgid()), unix.Capset(&head, &lowered[0]))
+	if err != nil {
+		return raise, fmt.Errorf("put down own capabilities: %w", err)
+	}
+	return raise, nil
+}
+
+// setFileOwner sets by whose permissions this thread opens files. The calls do not say
+// whether they worked, only what was set before; of -1, that is all that they do.
+func setFileOwner(uid, gid int) error {
+	_, _ = unix.SetfsgidRetGid(gid)
+	_, _ = unix.SetfsuidRetUid(uid)
+	nowGID, _ := unix.SetfsgidRetGid(-1)
+	nowUID, _ := unix.SetfsuidRetUid(-1)
+	if nowUID != uid || nowGID != gid {
+		return fmt.Errorf("open files as user %d and group %d: the kernel refuses it", uid, gid)
+	}
+	return nil
+}
+
+// Open opens a file for reading as AsUser does.
+func Open(path string) (f *os.File, err error) {
+	err = AsUser(func() error {
+		f, err = os.Open(path)
+		return err
+	})
+	return f, err
+}
+
+// SeesAddresses reports whether the user may see addresses of the kernel: whether
+// /proc/kallsyms shows them to the user. So kernel.kptr_restrict is followed, by the
+// kernel's own code (kallsyms_show_value): 2 hides them from everybody, 1 and as a rule 0
+// from all who lack CAP_SYSLOG.
+func SeesAddresses() bool {
+	f, err := Open("/proc/kallsyms")
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return showsAddresses(f)
+}
+
+// showsAddresses looks at some symbols: where addresses are hidden all are 0, and else the
+// first may be, of variables that each processor has.
+func showsAddresses(kallsyms io.Reader) bool {
+	const enough = 100
+	lines := bufio.NewScanner(kallsyms)
+	for range enough {
+		if !lines.Scan() {
+			return false
+		}
+		address, _, _ := strings.Cut(lines.Text(), " ")
+		if strings.Trim(address, "0") != "" {
+			return true
+		}
+	}
+	return false
+}

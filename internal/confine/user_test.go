@@ -1,0 +1,114 @@
+package confine
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	"kernel.org/pub/linux/libs/security/libcap/cap"
+
+	"github.com/tcptrace/tcptrace/internal/test/need"
+)
+
+// stranger is a user that owns nothing.
+const stranger = 65534
+
+// TestOpenAsUser has a program that has more rights than the user who runs it, of either
+// kind, open files that this user names.
+func TestOpenAsUser(t *testing.T) {
+	if os.Getenv(childEnv) != "" {
+		folder := os.Getenv("FOLDER")
+		answer(map[string]bool{
+			"public":              opened(Open(filepath.Join(folder, "public"))) == nil,
+			"secret":              !errors.Is(opened(Open(filepath.Join(folder, "secret"))), fs.ErrPermission),
+			"below a secret":      !errors.Is(opened(Open(filepath.Join(folder, "closed/public"))), fs.ErrPermission),
+			"name below a secret": !errors.Is(AsUser(func() error { return unix.Stat(filepath.Join(folder, "closed/public"), new(unix.Stat_t)) }), fs.ErrPermission),
+			"device":              !errors.Is(opened(Open(filepath.Join(folder, "device"))), fs.ErrPermission),
+			"by itself":           opened(os.Open(filepath.Join(folder, "secret"))) == nil,
+			"addresses":           SeesAddresses(),
+		})
+		return
+	}
+	need.Kernel(t)
+	folder := filesOfRoot(t)
+	for kind, prepare := range map[string]func(*exec.Cmd){
+		"capabilities": func(cmd *exec.Cmd) {
+			cmd.Path = copyOf(t, cmd.Path, filepath.Join(folder, "copy"), 0o755)
+			cmd.SysProcAttr.AmbientCaps = []uintptr{uintptr(cap.DAC_READ_SEARCH), uintptr(cap.DAC_OVERRIDE), uintptr(cap.SYSLOG)}
+		},
+		"setuid": func(cmd *exec.Cmd) {
+			cmd.Path = copyOf(t, cmd.Path, filepath.Join(folder, "setuid"), 0o755|os.ModeSetuid)
+		},
+	} {
+		t.Run(kind, func(t *testing.T) {
+			var got map[string]bool
+			again(t, kind, &got, func(cmd *exec.Cmd) {
+				cmd.Env = append(cmd.Env, "FOLDER="+folder)
+				cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: stranger, Gid: stranger}}
+				prepare(cmd)
+			})
+			for what, opens := range got {
+				if want := what == "public" || what == "by itself"; opens != want {
+					t.Errorf("%s: got %v, want %v", what, opens, want)
+				}
+			}
+		})
+	}
+}
+
+// filesOfRoot makes a folder that everybody may enter, with files that only root may read.
+func filesOfRoot(t *testing.T) string {
+	folder, err := os.MkdirTemp("", "confine")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(folder) })
+	for _, err := range []error{
+		os.Chmod(folder, 0o755),
+		os.WriteFile(filepath.Join(folder, "public"), nil, 0o644),
+		os.WriteFile(filepath.Join(folder, "secret"), nil, 0o600),
+		os.Mkdir(filepath.Join(folder, "closed"), 0o700),
+		os.WriteFile(filepath.Join(folder, "closed/public"), nil, 0o644),
+		unix.Mknod(filepath.Join(folder, "device"), unix.S_IFCHR|0o600, int(unix.Mkdev(1, 3))), // null
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return folder
+}
+
+// copyOf copies a program to where every user can run it.
+func copyOf(t *testing.T, program, path string, mode fs.FileMode) string {
+	content, err := os.ReadFile(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.WriteFile(path, content, 0o755), os.Chmod(path, mode)); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestShowsAddresses(t *testing.T) {
+	const hidden = "0000000000000000 A __per_cpu_start\n"
+	for name, c := range map[string]struct {
+		kallsyms string
+		want     bool
+	}{
+		"hidden":                      {strings.Repeat(hidden, 500), false},
+		"the first is 0 all the same": {hidden + "0000000000001000 A cpu_debug_store\n", true},
+		"text at once":                {"ffffffff81000000 T _text\n", true},
+		"nothing":                     {"", false},
+	} {
+		if got := showsAddresses(strings.NewReader(c.kallsyms)); got != c.want {
+			t.Errorf("%s: got %v", name, got)
+		}
+	}
+}
