@@ -3,9 +3,11 @@ package rig
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -20,11 +22,20 @@ import (
 	"github.com/tcptrace/tcptrace/internal/test/need"
 )
 
-// tally counts the beginnings and ends of connections in the lines that it is
-// given, and keeps nothing else. An end is the last that tracefs sees of a socket.
+// tally counts the beginnings and ends of connections in the lines of JSON that it is
+// given, by network namespace, and keeps nothing else.
 type tally struct {
+	in     map[uint64]*lives // by the inode of the namespace
+	events int               // transitions
+	lost   Translation       // what else there should be: only Lost and Unseen
+	rest   []byte            // of a line that is not whole yet
+}
+
+// lives counts the sockets of a namespace, each end of a connection. One ends in CLOSE or
+// TIME_WAIT, which is the last that tracefs sees of it.
+type lives struct {
 	begun, ended int
-	rest         []byte // of a line that is not whole yet
+	waiting      int // TIME_WAITs that did not end
 }
 
 func (c *tally) Write(p []byte) (int, error) {
@@ -36,15 +47,95 @@ func (c *tally) Write(p []byte) (int, error) {
 			return len(p), nil
 		}
 		c.rest = rest
-		if bytes.Contains(line, []byte(`"role":"listener"`)) {
-			continue
+		if err := c.count(line); err != nil {
+			return 0, err
 		}
-		switch {
-		case bytes.Contains(line, []byte(`"new_state":"SYN_`)): // SYN_SENT, SYN_RECV
-			c.begun++
-		case bytes.Contains(line, []byte(`"new_state":"CLOSE",`)), bytes.Contains(line, []byte(`"new_state":"TIME_WAIT"`)):
-			c.ended++
+	}
+}
+
+func (c *tally) count(line []byte) error {
+	switch {
+	case bytes.Contains(line, []byte(`"type":"transition"`)):
+		c.events++
+	case bytes.Contains(line, []byte(`"type":"lost"`)):
+		var e event
+		if err := json.Unmarshal(line, &e); err != nil {
+			return fmt.Errorf("%w: %s", err, line)
 		}
+		c.lost.addLost(&e)
+		return nil
+	default:
+		return nil
+	}
+	if bytes.Contains(line, []byte(`"role":"listener"`)) {
+		return nil
+	}
+	l := c.of(netnsOf(line))
+	fromTimeWait := bytes.Contains(line, []byte(`"old_state":"TIME_WAIT"`))
+	switch {
+	case bytes.Contains(line, []byte(`"new_state":"SYN_`)): // SYN_SENT, SYN_RECV
+		l.begun++
+	case bytes.Contains(line, []byte(`"new_state":"TIME_WAIT"`)) && !fromTimeWait:
+		l.ended++
+		l.waiting++
+	case bytes.Contains(line, []byte(`"new_state":"CLOSE",`)) && fromTimeWait:
+		l.waiting--
+	case bytes.Contains(line, []byte(`"new_state":"CLOSE",`)):
+		l.ended++
+	}
+	return nil
+}
+
+// of returns what happened in a namespace.
+func (c *tally) of(netns uint64) *lives {
+	if c.in == nil {
+		c.in = map[uint64]*lives{}
+	}
+	if c.in[netns] == nil {
+		c.in[netns] = new(lives)
+	}
+	return c.in[netns]
+}
+
+// netnsOf reads the inode of the namespace in a line; 0: there is none.
+func netnsOf(line []byte) (inode uint64) {
+	_, rest, _ := bytes.Cut(line, []byte(`"netns":`))
+	for _, digit := range rest {
+		if digit < '0' || digit > '9' {
+			break
+		}
+		inode = 10*inode + uint64(digit-'0')
+	}
+	return inode
+}
+
+// A life ends once, a TIME_WAIT apart, in whatever pieces the lines come.
+func TestTally(t *testing.T) {
+	lines := strings.Join([]string{
+		line("l", 0x1, 80, 0, "CLOSE", "LISTEN"),
+		line("", 0x2, 80, 4000, "LISTEN", "SYN_RECV"),
+		line("a", 0x3, 0, 80, "CLOSE", "SYN_SENT"),
+		line("a", 0x3, 4000, 80, "SYN_SENT", "ESTABLISHED"),
+		`{"v":1,"type":"lost","events":3,"where":"ring buffer"}`,
+		`{"v":1,"type":"lost","events":5,"where":"hook"}`,
+		`{"v":1,"type":"socket","netns":7,"state":"TIME_WAIT"}`,
+		line("a", 0x3, 4000, 80, "FIN_WAIT2", "TIME_WAIT"),
+		line("a", 0x4, 4000, 80, "TIME_WAIT", "TIME_WAIT"),
+		line("b", 0x2, 80, 4000, "LAST_ACK", "CLOSE"),
+		line("c", 0x5, 4001, 80, "TIME_WAIT", "CLOSE"),
+		line("d", 0x6, 4002, 80, "FIN_WAIT2", "TIME_WAIT"),
+	}, "\n") + "\n"
+	// What ends a line of the real thing follows the states.
+	lines = strings.ReplaceAll(lines, `"CLOSE"}`, `"CLOSE","reason":""}`)
+	var got tally
+	for _, piece := range strings.SplitAfter(lines, "_") {
+		if _, err := got.Write([]byte(piece)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := lives{begun: 2, ended: 3, waiting: 1}
+	if l := *got.of(7); l != want || got.events != 9 || got.lost.Lost != 3 || got.lost.Unseen != 5 {
+		t.Errorf("got %+v, %d events, %d lost, %d unseen", l, got.events, got.lost.Lost, got.lost.Unseen)
 	}
 }
 
@@ -100,8 +191,8 @@ func million(t *testing.T) (judged bool) {
 	}
 	// Each connection has two ends. (The number of events between varies: a server
 	// that closes before the RST arrives goes through FIN_WAIT1.)
-	if count.begun != 2*conns || count.ended != 2*conns {
-		t.Errorf("%d connections: %d sockets began, %d ended", conns, count.begun, count.ended)
+	if l := count.of(ns.inode); l.begun != 2*conns || l.ended != 2*conns {
+		t.Errorf("%d connections: %d sockets began, %d ended", conns, l.begun, l.ended)
 	}
 	eventually(t, "maps that hold what exists", func() error { return tr.wantEntries(ns.sockets()) })
 
@@ -117,7 +208,20 @@ func million(t *testing.T) (judged bool) {
 // herd holds connected sockets until the returned function is called.
 func (ns *namespace) herd(sockets int) (end func()) {
 	ns.t.Helper()
-	cmd := ns.churnCommand("herd", "-m", "open", "-k", strconv.Itoa(sockets), "-s", "600", "-p", "21000")
+	cmd := ns.startHerd("-m", "open", "-k", strconv.Itoa(sockets), "-p", "21000")
+	end = func() {
+		_ = cmd.Process.Signal(os.Interrupt)
+		_ = cmd.Wait()
+	}
+	ns.t.Cleanup(end)
+	return end
+}
+
+// startHerd starts processes that hold sockets, children of the one that is returned, and
+// returns when all are open.
+func (ns *namespace) startHerd(args ...string) *exec.Cmd {
+	ns.t.Helper()
+	cmd := ns.churnCommand(append([]string{"herd", "-s", "600"}, args...)...)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		ns.t.Fatal(err)
@@ -125,15 +229,12 @@ func (ns *namespace) herd(sockets int) (end func()) {
 	if err := cmd.Start(); err != nil {
 		ns.t.Fatal(err)
 	}
-	end = func() {
-		_ = cmd.Process.Signal(os.Interrupt)
-		_ = cmd.Wait()
+	ns.t.Cleanup(func() { _ = cmd.Process.Kill() }) // the others end with it
+	var l load
+	if err := json.NewDecoder(out).Decode(&l); err != nil || l.Failed > 0 {
+		ns.t.Fatalf("churn herd %q: %v, %d failed: %s", args, err, l.Failed, l.Errno)
 	}
-	ns.t.Cleanup(end)
-	if _, err := out.Read(make([]byte, 512)); err != nil { // its line says that all are open
-		ns.t.Fatalf("churn herd: %v", err)
-	}
-	return end
+	return cmd
 }
 
 // sockets counts what exists in the namespace, as the tracer's maps should.
@@ -164,36 +265,59 @@ func (ns *namespace) sockets() map[string]int {
 
 // wantEntries says how the maps that the tracer holds differ from want.
 func (tr *tracer) wantEntries(want map[string]int) error {
-	got := map[string]int{}
-	infos, err := filepath.Glob(fmt.Sprintf("/proc/%d/fdinfo/*", tr.cmd.Process.Pid))
+	got, err := tr.entries()
 	if err != nil {
 		return err
+	}
+	maps.DeleteFunc(got, func(name string, _ int) bool {
+		_, asked := want[name]
+		return !asked
+	})
+	if diff := cmp.Diff(want, got); diff != "" {
+		return fmt.Errorf("entries of the maps, -want +got:\n%s", diff)
+	}
+	return nil
+}
+
+// entries counts what is in the maps that the tracer holds, by name; see countEntries.
+func (tr *tracer) entries() (map[string]int, error) {
+	ids, err := tr.objects("map_id:")
+	if err != nil {
+		return nil, err
+	}
+	entries := map[string]int{}
+	for _, id := range ids {
+		name, n, err := countEntries(ebpf.MapID(id))
+		if err != nil {
+			return nil, err
+		}
+		entries[name] = n
+	}
+	return entries, nil
+}
+
+// objects lists the BPF objects that the tracer holds, by what their fdinfo calls the id.
+func (tr *tracer) objects(label string) (ids []uint32, err error) {
+	infos, err := filepath.Glob(fmt.Sprintf("/proc/%d/fdinfo/*", tr.cmd.Process.Pid))
+	if err != nil {
+		return nil, err
 	}
 	for _, file := range infos {
 		info, err := os.ReadFile(file)
 		if err != nil {
 			continue // closed meanwhile
 		}
-		_, rest, ok := strings.Cut(string(info), "map_id:")
+		_, rest, ok := strings.Cut(string(info), label)
 		if !ok {
 			continue
 		}
-		var id int
+		var id uint32
 		if _, err := fmt.Sscan(rest, &id); err != nil {
-			return fmt.Errorf("%s: %w", file, err)
+			return nil, fmt.Errorf("%s: %w", file, err)
 		}
-		name, entries, err := countEntries(ebpf.MapID(id))
-		if err != nil {
-			return err
-		}
-		if _, ok := want[name]; ok {
-			got[name] = entries
-		}
+		ids = append(ids, id)
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		return fmt.Errorf("entries of the maps, -want +got:\n%s", diff)
-	}
-	return nil
+	return ids, nil
 }
 
 // countEntries counts the entries of a hash map, and the bytes of a ring that nobody has
@@ -246,34 +370,46 @@ func unread(ring *ebpf.Map) (bytes int, err error) {
 // rss is the memory of the tracer that is resident now, in bytes.
 func (tr *tracer) rss() int {
 	tr.t.Helper()
+	return tr.status("VmRSS:") << 10
+}
+
+// status reads a number of the tracer's /proc/PID/status.
+func (tr *tracer) status(field string) (n int) {
+	tr.t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", tr.cmd.Process.Pid))
 	if err != nil {
 		tr.t.Fatal(err)
 	}
-	_, rest, _ := strings.Cut(string(status), "VmRSS:")
-	var kib int
-	if _, err := fmt.Sscan(rest, &kib); err != nil {
-		tr.t.Fatalf("VmRSS: %v", err)
+	_, rest, _ := strings.Cut(string(status), field)
+	if _, err := fmt.Sscan(rest, &n); err != nil {
+		tr.t.Fatalf("%s %v", field, err)
 	}
-	return kib << 10
+	return n
 }
 
 // eventually waits for what the kernel does in its own time, such as the end of a
 // namespace.
 func eventually(t *testing.T, what string, try func() error) {
 	t.Helper()
+	if err := await(try); err != nil {
+		t.Fatalf("%s: still not so: %v", what, err)
+	}
+}
+
+// await tries for a minute, and returns the last error.
+func await(try func() error) error {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	deadline := time.After(60 * time.Second)
 	for {
 		err := try()
 		if err == nil {
-			return
+			return nil
 		}
 		select {
 		case <-tick.C:
 		case <-deadline:
-			t.Fatalf("%s: still not so: %v", what, err)
+			return err
 		}
 	}
 }

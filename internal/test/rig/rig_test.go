@@ -108,18 +108,31 @@ type load struct {
 }
 
 // churn runs the load generator in the namespace until it is done.
-func (ns *namespace) churn(args ...string) (l load) {
+func (ns *namespace) churn(args ...string) load {
 	ns.t.Helper()
-	cmd := ns.churnCommand(args...)
-	cmd.Stderr = os.Stderr
-	out, err := cmd.Output()
-	if err == nil {
-		err = json.Unmarshal(out, &l)
+	return ns.begin(ns.churnCommand(args...))()
+}
+
+// begin starts the load generator, and returns what waits until it is done.
+func (ns *namespace) begin(cmd *exec.Cmd) (wait func() load) {
+	ns.t.Helper()
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, os.Stderr
+	if err := cmd.Start(); err != nil {
+		ns.t.Fatal(err)
 	}
-	if err != nil || l.Failed > 0 {
-		ns.t.Fatalf("churn %q: %v, %d failed: %s", args, err, l.Failed, l.Errno)
+	ns.t.Cleanup(func() { _ = cmd.Process.Kill() }) // where nobody waited
+	return func() (l load) {
+		ns.t.Helper()
+		err := cmd.Wait()
+		if err == nil {
+			err = json.Unmarshal(out.Bytes(), &l)
+		}
+		if err != nil || l.Failed > 0 {
+			ns.t.Fatalf("churn %q: %v, %d failed: %s", cmd.Args, err, l.Failed, l.Errno)
+		}
+		return l
 	}
-	return l
 }
 
 // valve is what the tracer writes to. It passes everything on, can be made to stall, and
@@ -162,10 +175,10 @@ func (v *valve) saw(what *regexp.Regexp) bool {
 	return what.Match(v.watch.Bytes())
 }
 
-// tracer is a running `tcptrace -j -x` that sees one namespace.
+// tracer is a running tcptrace.
 type tracer struct {
 	t       *testing.T
-	ns      *namespace
+	ns      *namespace // where sync makes its events
 	cmd     *exec.Cmd
 	out     valve
 	stderr  bytes.Buffer
@@ -173,27 +186,34 @@ type tracer struct {
 	markers int // cycles of sync, two events each
 }
 
-// trace starts tcptrace and returns when it is attached.
+// trace starts a `tcptrace -j -x` that sees the namespace alone, and returns when it is
+// attached.
 func (ns *namespace) trace(args ...string) *tracer {
+	ns.t.Helper()
+	tr := ns.start(io.Discard, append([]string{"-j", "-x", "--netns", strconv.FormatUint(ns.inode, 10)}, args...)...)
+	tr.sync()
+	return tr
+}
+
+// start starts tcptrace, and returns before it is attached. It sees all namespaces.
+func (ns *namespace) start(to io.Writer, args ...string) *tracer {
 	t := ns.t
 	t.Helper()
-	all := append([]string{"-j", "-x", "--netns", strconv.FormatUint(ns.inode, 10)}, args...)
-	tr := &tracer{t: t, ns: ns, cmd: exec.Command(program(t, "tcptrace"), all...), exited: make(chan error, 1),
-		out: valve{to: io.Discard, grew: make(chan struct{}, 1)}}
+	tr := &tracer{t: t, ns: ns, cmd: exec.Command(program(t, "tcptrace"), args...), exited: make(chan error, 1),
+		out: valve{to: to, grew: make(chan struct{}, 1)}}
 	tr.cmd.Stdout, tr.cmd.Stderr = &tr.out, &tr.stderr
 	if err := tr.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	go func() { tr.exited <- tr.cmd.Wait() }()
 	t.Cleanup(func() { _ = tr.cmd.Process.Kill() }) // where stop was not reached
-	tr.sync()
 	return tr
 }
 
 // markerPort is the first of the ports that sync listens on: no test uses them.
 const markerPort = 10001
 
-// sync returns when the tracer has written everything that happened before. It makes
+// sync returns when a tracer of JSON has written everything that happened before. It makes
 // an event of its own, on a port of its own, until one is seen: the tracer may not be
 // attached yet at the first.
 func (tr *tracer) sync() {

@@ -4,6 +4,7 @@
 //              [-p base_port] [-c cpu,cpu,...] [-6] [-q]
 //   churn storm [-t threads] [-n cycles | -d seconds] [-p base_port]
 //   churn herd [-k sockets] [-m open|closewait] [-s hold_seconds] [-p base_port]
+//   churn exec [-n conns] [-p base_port]
 //
 // "run": each thread has one listening socket and does, one after the other,
 // connect / accept / close / close.  On loopback the whole handshake happens
@@ -21,6 +22,9 @@
 // packet is sent and each cycle makes exactly 2 events (CLOSE>LISTEN,
 // LISTEN>CLOSE), so it gives several times the event rate of real connections.
 //
+// "exec": a process that opens a connection, becomes nobody (uid 65534) where it is
+// root, and executes itself, until it holds both ends of -n connections. Then it exits.
+//
 // Ports: the destination address walks through 127.<1+t>.0.0/16 and the source
 // through 127.<101+t>.0.0/16 (IP_BIND_ADDRESS_NO_PORT), so a 4-tuple never
 // collides with one still in TIME_WAIT.
@@ -29,6 +33,7 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
@@ -377,6 +382,30 @@ static int run_herd(struct cfg *c)
 	return 0;
 }
 
+// The count goes through the environment: all else of the process is replaced.
+static int run_exec(struct cfg *c, char **argv)
+{
+	const char *before = getenv("CHURN_HELD");
+	long held = before ? atol(before) : 0;
+	if (held == c->conns) {
+		printf("{\"mode\":\"exec\",\"conns\":%ld,\"failed\":0}\n", held);
+		return 0;
+	}
+	int cl, sv, lfd = make_listener(c, 0);
+	if (pair_up(c, lfd, 0, held, &cl, &sv))
+		die("connect: %s", strerror(errno));
+	if (fcntl(cl, F_SETFD, 0) || fcntl(sv, F_SETFD, 0))
+		die("keep the sockets over exec: %s", strerror(errno));
+	if (geteuid() == 0 && setuid(65534))
+		die("setuid: %s", strerror(errno));
+	char count[24];
+	snprintf(count, sizeof count, "%ld", held + 1);
+	setenv("CHURN_HELD", count, 1);
+	execv("/proc/self/exe", argv);
+	die("exec: %s", strerror(errno));
+	return 2;
+}
+
 static double cpu_of(int who)
 {
 	struct rusage r;
@@ -388,10 +417,10 @@ static double cpu_of(int who)
 int main(int argc, char **argv)
 {
 	if (argc < 2)
-		die("usage: churn run|storm|herd [options]");
-	int herd = !strcmp(argv[1], "herd"), storm = !strcmp(argv[1], "storm");
-	if (!herd && !storm && strcmp(argv[1], "run"))
-		die("run, storm or herd");
+		die("usage: churn run|storm|herd|exec [options]");
+	int herd = !strcmp(argv[1], "herd"), storm = !strcmp(argv[1], "storm"), exec = !strcmp(argv[1], "exec");
+	if (!herd && !storm && !exec && strcmp(argv[1], "run"))
+		die("run, storm, herd or exec");
 	struct cfg c = {.threads = 1, .port = 20000, .socks = 20000, .hold = 10};
 	int o, quiet = 0;
 	double total_conns = 0, total_rate = 0;
@@ -442,6 +471,8 @@ int main(int argc, char **argv)
 
 	if (herd)
 		return run_herd(&c);
+	if (exec)
+		return run_exec(&c, argv);
 
 	struct worker w[MAX_THREADS] = {0};
 	for (int i = 0; i < c.threads; i++) {
