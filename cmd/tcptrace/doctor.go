@@ -10,7 +10,9 @@ import (
 	"strings"
 
 	"github.com/tcptrace/tcptrace/internal/enrich"
+	"github.com/tcptrace/tcptrace/internal/output"
 	"github.com/tcptrace/tcptrace/internal/probe"
+	"github.com/tcptrace/tcptrace/internal/terminal"
 )
 
 // kernelFlags say how a trace gets into the kernel.
@@ -35,17 +37,17 @@ type doctorCmd struct {
 
 // diagnosis is what doctor prints; its JSON has this shape.
 type diagnosis struct {
-	V        int       `json:"v"`
-	Works    bool      `json:"works"`
-	Remedy   string    `json:"remedy,omitempty"`
-	Findings []finding `json:"findings"`
+	V        int         `json:"v"`
+	Works    bool        `json:"works"`
+	Remedy   output.Text `json:"remedy,omitempty"`
+	Findings []finding   `json:"findings"`
 }
 
 type finding struct {
 	Name   string       `json:"name"`
 	Status probe.Status `json:"status"`
-	Found  string       `json:"found"`
-	Means  string       `json:"means,omitempty"` // never empty unless the status is ok
+	Found  output.Text  `json:"found"`
+	Means  output.Text  `json:"means,omitempty"` // never empty unless the status is ok
 }
 
 // Run prints the diagnosis. If nothing can be traced here, Run returns why.
@@ -83,14 +85,14 @@ func placeFindings() (findings []probe.Finding) {
 func diagnose(findings []probe.Finding, broken error) *diagnosis {
 	d := &diagnosis{V: 1, Works: broken == nil}
 	if broken != nil {
-		d.Remedy = withAdvice(broken)
+		d.Remedy = output.Text(withAdvice(broken))
 	}
 	for _, f := range findings {
 		means := f.Means
 		if f.Err != nil {
 			means = withAdvice(f.Err)
 		}
-		d.Findings = append(d.Findings, finding{f.Name, f.Status, f.Found, means})
+		d.Findings = append(d.Findings, finding{f.Name, f.Status, output.Text(f.Found), output.Text(means)})
 	}
 	return d
 }
@@ -128,17 +130,19 @@ func (d *diagnosis) json(w io.Writer) error {
 }
 
 // oneLine removes the line breaks that messages of the verifier contain.
-func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
+func oneLine(s output.Text) string {
+	return terminal.Visible(strings.Join(strings.Fields(string(s)), " "))
+}
 
 // columns writes a table, and below it what is not shown.
 func (d *diagnosis) columns(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%-8s %-24s %s\n", "STATUS", "WHAT", "FOUND")
-	var limits []string
+	var limits []output.Text
 	for _, f := range d.Findings {
 		fmt.Fprintf(&b, "%-8s %-24s %s\n", f.Status, f.Name, oneLine(f.Found))
 		if f.Status != probe.OK {
-			limits = append(limits, cmp.Or(f.Means, f.Name+": "+f.Found))
+			limits = append(limits, cmp.Or(f.Means, output.Text(f.Name+": ")+f.Found))
 		}
 	}
 	switch {

@@ -45,7 +45,7 @@ func (c *socketsCmd) Run(e *env) error {
 	}
 	config := c.probeConfig()
 	config.KernelAddr, config.BTF, config.Without = c.Extended, c.BTF, c.Without
-	rows := &table{stream: stream{writer: format.writer(e.stdout, c.options(output.Options{Sockets: true})), existing: true}, filter: filter}
+	rows := &table{stream: stream{writer: format.writer(e.stdout.File(), c.options(output.Options{Sockets: true})), existing: true}, filter: filter}
 	where := e.place()
 	var mistake error // in the filter
 	_, err = pipeline.Run(e.ctx, pipeline.Config{
@@ -58,7 +58,7 @@ func (c *socketsCmd) Run(e *env) error {
 		},
 		Drop:   func() error { return probe.DropPrivileges() },
 		Enrich: where.Fill,
-		Output: e.stdout,
+		Output: e.stdout.File(),
 	}, pipeline.Ended{}, rows)
 	if err != nil {
 		return err
