@@ -56,7 +56,10 @@ func (c *doctorCmd) Run(e *env) error {
 		RingBytes: 1 << 20, OwnerRefresh: -1, Stacks: true, Tracked: true,
 		Hooks: c.Hooks, Without: c.Without, BTF: c.BTF,
 	})
-	d := diagnose(append(findings, placeFindings()...), broken)
+	if _, inTheWay := errors.AsType[*probe.Obstacle](broken); !inTheWay { // what it hides is not missing
+		findings = append(findings, placeFindings()...)
+	}
+	d := diagnose(findings, broken)
 	write := d.columns
 	if c.JSON || c.Output == "json" {
 		write = d.json
@@ -100,7 +103,10 @@ func diagnose(findings []probe.Finding, broken error) *diagnosis {
 // withAdvice returns the text of err and, where a flag or a command helps, says which.
 func withAdvice(err error) string {
 	var lack *probe.MissingCapabilities
+	var obstacle *probe.Obstacle // has its own
 	switch {
+	case errors.As(err, &obstacle):
+		return err.Error()
 	case errors.As(err, &lack):
 		return fmt.Sprintf("%v: run it with sudo, or give them to the file once with: sudo setcap %s=ep %s",
 			err, strings.ToLower(strings.Join(lack.Needed, ",")), executable())

@@ -20,7 +20,7 @@ import (
 // the test binary is both.
 func TestMain(m *testing.M) {
 	os.Setenv("GORACE", noSleep)
-	testscript.Main(m, map[string]func(){"tcptrace": main, "connect": connect, "busy": busy, "leak": leakSome, "villain": villain})
+	testscript.Main(m, map[string]func(){"tcptrace": main, "connect": connect, "busy": busy, "leak": leakSome, "villain": villain, "forbid": forbid})
 }
 
 // noSleep keeps a program from waiting for a second at its end under the race detector.

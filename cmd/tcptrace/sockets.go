@@ -46,15 +46,19 @@ func (c *socketsCmd) Run(e *env) error {
 	config := c.probeConfig()
 	config.KernelAddr, config.BTF, config.Without = c.Extended, c.BTF, c.Without
 	rows := &table{stream: stream{writer: format.writer(e.stdout.File(), c.options(output.Options{Sockets: true})), existing: true}, filter: filter}
-	where := e.place()
+	where := enrich.New("/proc", "")
 	var mistake error // in the filter
 	_, err = pipeline.Run(e.ctx, pipeline.Config{
 		Existing: func(emit func(*tcp.Event) error) error {
 			err := e.saySkipped(probe.Sockets(config, emit))
-			if err == nil && !rows.any {
+			if err != nil {
+				return err
+			}
+			e.sayLimits(where)
+			if !rows.any {
 				mistake = c.census(where).nothing(filter)
 			}
-			return err
+			return nil
 		},
 		Drop:   func() error { return probe.DropPrivileges() },
 		Enrich: where.Fill,
