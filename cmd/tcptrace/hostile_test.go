@@ -156,7 +156,7 @@ func TestHostileRecording(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, command := range [][]string{
-		{"--existing", "-x"}, {"--existing", "-x", "-s"}, {"-j"},
+		{"--existing", "-x"}, {"--existing", "-x", "-s"}, {"-j"}, {"-o", "trace"},
 		{"leaks", "--once", "-d", "2s"}, {"leaks", "--once", "-d", "2s", "-s"}, {"leaks", "--once", "-d", "2s", "-j"},
 		{"leaks", "-d", "2s", "--by", "comm"}, {"leaks", "--check", "-d", "2s"},
 		{"leaks", "--once", "-d", "2s", "--state", "time-wait"}, {"leaks", "--once", "-d", "2s", "--state", "time-wait", "-j"}, {"leaks", "--once", "-d", "2s", "--state", "time-wait", "-s"},
