@@ -52,7 +52,7 @@ func TestHostileFlags(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	flags, echoed := 0, 0
+	tried, echoed := map[string]bool{}, 0
 	for _, command := range parser.Model.Leaves(false) {
 		var args []string
 		if !command.Hidden {
@@ -63,17 +63,19 @@ func TestHostileFlags(t *testing.T) {
 			if flag.Name == "read" { // what is well-formed nevertheless finds an empty recording
 				args = append(args, "--read=/dev/null")
 			}
-			values = append(values, "--"+flag.Name+"="+hostile)
+			if kind := flag.Name + " " + flag.Target.Type().String(); !tried[kind] { // commands share most
+				tried[kind] = true
+				values = append(values, "--"+flag.Name+"="+hostile)
+			}
 		}
 		for _, value := range values {
-			flags++
 			if strings.Contains(expectHarmless(t, exec.Command("tcptrace", append(args, value)...)), `\x1b`) {
 				echoed++
 			}
 		}
 	}
-	if flags < 100 || echoed < flags/2 {
-		t.Errorf("%d flags are tried, %d repeated in the message", flags, echoed)
+	if len(tried) < 40 || echoed < len(tried)/2 {
+		t.Errorf("%d flags are tried, %d values are repeated in the message", len(tried), echoed)
 	}
 }
 

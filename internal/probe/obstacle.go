@@ -55,10 +55,10 @@ func checkSys() *Obstacle {
 		Remedy: "mount it, inside a chroot too: mount -t sysfs sysfs /sys"}
 }
 
-// descriptors is how many a trace takes to begin, at the most: every program is loaded with
-// copies of those of all maps, all programs at once. With fewer the library takes a failed
-// test of a feature for a kernel that lacks it.
-const descriptors = 384
+// descriptors is how many a trace takes to begin, at the most: each of 15 programs is
+// loaded with copies of those of 11 maps, at once on as many CPUs. With fewer the library
+// takes a failed test of a feature for a kernel that lacks it.
+const descriptors = 320
 
 func checkDescriptors() *Obstacle {
 	var limit unix.Rlimit // the runtime has raised the soft limit to the hard one
