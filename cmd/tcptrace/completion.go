@@ -17,6 +17,9 @@ type completionCmd struct {
 	Shell string `arg:"" name:"bash|zsh|fish" enum:"bash,zsh,fish"`
 }
 
+// shellArgument is what the parser calls the argument in its messages.
+const shellArgument = "<bash|zsh|fish>"
+
 // Run prints the script for the shell.
 func (c *completionCmd) Run(e *env) error {
 	if _, err := confine.Process(confine.Needs{}); err != nil {

@@ -11,7 +11,9 @@ import (
 
 	"github.com/tcptrace/tcptrace/internal/confine"
 	"github.com/tcptrace/tcptrace/internal/enrich"
+	"github.com/tcptrace/tcptrace/internal/output"
 	"github.com/tcptrace/tcptrace/internal/probe"
+	"github.com/tcptrace/tcptrace/internal/terminal"
 )
 
 // kernelFlags say how a trace gets into the kernel.
@@ -36,17 +38,17 @@ type doctorCmd struct {
 
 // diagnosis is what doctor prints; its JSON has this shape.
 type diagnosis struct {
-	V        int       `json:"v"`
-	Works    bool      `json:"works"`
-	Remedy   string    `json:"remedy,omitempty"`
-	Findings []finding `json:"findings"`
+	V        int         `json:"v"`
+	Works    bool        `json:"works"`
+	Remedy   output.Text `json:"remedy,omitempty"`
+	Findings []finding   `json:"findings"`
 }
 
 type finding struct {
 	Name   string       `json:"name"`
 	Status probe.Status `json:"status"`
-	Found  string       `json:"found"`
-	Means  string       `json:"means,omitempty"` // never empty unless the status is ok
+	Found  output.Text  `json:"found"`
+	Means  output.Text  `json:"means,omitempty"` // never empty unless the status is ok
 }
 
 // Run prints the diagnosis. If nothing can be traced here, Run returns why.
@@ -58,7 +60,9 @@ func (c *doctorCmd) Run(e *env) error {
 		RingBytes: 1 << 20, OwnerRefresh: -1, Stacks: true, Tracked: true,
 		Hooks: c.Hooks, Without: c.Without, BTF: c.BTF,
 	})
-	findings = append(findings, placeFindings()...)
+	if _, inTheWay := errors.AsType[*probe.Obstacle](broken); !inTheWay { // what it hides is not missing
+		findings = append(findings, placeFindings()...)
+	}
 	inForce, err := confine.Process(confine.Needs{})
 	if err != nil {
 		return err
@@ -109,14 +113,14 @@ func confinementFinding(in confine.InForce) probe.Finding {
 func diagnose(findings []probe.Finding, broken error) *diagnosis {
 	d := &diagnosis{V: 1, Works: broken == nil}
 	if broken != nil {
-		d.Remedy = withAdvice(broken)
+		d.Remedy = output.Text(withAdvice(broken))
 	}
 	for _, f := range findings {
 		means := f.Means
 		if f.Err != nil {
 			means = withAdvice(f.Err)
 		}
-		d.Findings = append(d.Findings, finding{f.Name, f.Status, f.Found, means})
+		d.Findings = append(d.Findings, finding{f.Name, f.Status, output.Text(f.Found), output.Text(means)})
 	}
 	return d
 }
@@ -124,7 +128,10 @@ func diagnose(findings []probe.Finding, broken error) *diagnosis {
 // withAdvice returns the text of err and, where a flag or a command helps, says which.
 func withAdvice(err error) string {
 	var lack *probe.MissingCapabilities
+	var obstacle *probe.Obstacle // has its own
 	switch {
+	case errors.As(err, &obstacle):
+		return err.Error()
 	case errors.As(err, &lack):
 		return fmt.Sprintf("%v: run it with sudo, or let the members of a group trace, once: "+
 			"sudo chgrp GROUP %[3]s && sudo chmod 750 %[3]s && sudo setcap %[2]s=ep %[3]s; "+
@@ -157,17 +164,19 @@ func (d *diagnosis) json(w io.Writer) error {
 }
 
 // oneLine removes the line breaks that messages of the verifier contain.
-func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
+func oneLine(s output.Text) string {
+	return terminal.Visible(strings.Join(strings.Fields(string(s)), " "))
+}
 
 // columns writes a table, and below it what is not shown.
 func (d *diagnosis) columns(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%-8s %-24s %s\n", "STATUS", "WHAT", "FOUND")
-	var limits []string
+	var limits []output.Text
 	for _, f := range d.Findings {
 		fmt.Fprintf(&b, "%-8s %-24s %s\n", f.Status, f.Name, oneLine(f.Found))
 		if f.Status != probe.OK {
-			limits = append(limits, cmp.Or(f.Means, f.Name+": "+f.Found))
+			limits = append(limits, cmp.Or(f.Means, output.Text(f.Name+": ")+f.Found))
 		}
 	}
 	switch {

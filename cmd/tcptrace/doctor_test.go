@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tcptrace/tcptrace/internal/output"
 	"github.com/tcptrace/tcptrace/internal/probe"
 )
 
@@ -51,8 +52,8 @@ func TestErrorsComeWithAdvice(t *testing.T) {
 		if strings.Contains(b.String(), "shown") || strings.Contains(b.String(), "works") {
 			t.Errorf("%v: doctor says\n%s", err, b.String())
 		}
-		for _, text := range []string{d.Remedy, d.Findings[0].Means} {
-			if !strings.HasPrefix(text, err.Error()) || !strings.Contains(text, c.want) {
+		for _, text := range []output.Text{d.Remedy, d.Findings[0].Means} {
+			if !strings.HasPrefix(string(text), err.Error()) || !strings.Contains(string(text), c.want) {
 				t.Errorf("%v: got %q, want %q in it", err, text, c.want)
 			}
 		}

@@ -15,7 +15,7 @@ func (r *leaksRun) check() error {
 	limits := leak.Limits{Count: (*int)(r.cmd.MaxCount), Growth: (*float64)(r.cmd.MaxGrowth)}
 	findings := r.last.Findings(limits)
 	for _, line := range output.Findings(findings) {
-		fmt.Fprintln(r.env.stdout, line) // an error does not change the result
+		_ = r.env.show(line) // an error does not change the result
 	}
 	if len(findings) > 0 {
 		return leaksFound{}

@@ -30,7 +30,7 @@ func (v *victim) String() string {
 	if v.fd != tcp.NoFD {
 		fd = strconv.Itoa(int(v.fd))
 	}
-	return fmt.Sprintf("pid %s (%s) fd %s %s -> %s sk:%x", pid, output.Visible(v.comm), fd, v.Local, v.Remote, v.Cookie)
+	return fmt.Sprintf("pid %s (%s) fd %s %s -> %s sk:%x", pid, v.comm, fd, v.Local, v.Remote, v.Cookie)
 }
 
 // victims are the sockets of the groups that leak: those that can be closed, and how many
@@ -63,7 +63,9 @@ func (r *leaksRun) kill(now uint64) error {
 		return nil
 	case r.cmd.DryRun:
 		for i := range leaked.close {
-			fmt.Fprintf(r.env.stdout, "would close %s\n", &leaked.close[i])
+			if err := r.env.show("would close " + leaked.close[i].String()); err != nil {
+				return err
+			}
 		}
 		return nil
 	}
@@ -122,7 +124,7 @@ func (r *leaksRun) destroy(leaked []victim) error {
 		switch {
 		case err == nil:
 			closed++
-			fmt.Fprintf(r.env.stdout, "closed %s\n", names[t])
+			_ = r.env.show("closed " + names[t].String()) // it is closed, whoever reads that
 		case errors.Is(err, probe.ErrGone):
 			gone++
 		default:

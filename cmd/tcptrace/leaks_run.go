@@ -76,7 +76,7 @@ func (r *leaksRun) printBlocks(o output.ReportOptions) func(*leak.Report) error 
 // runConfig adds to what Run needs to know of the source.
 func (c *leaksCmd) runConfig(e *env, config pipeline.Config) pipeline.Config {
 	config.Interval, config.Duration = time.Duration(c.Interval), time.Duration(c.Duration)
-	config.Output, config.Whole = e.stdout, c.Check || c.Kill
+	config.Output, config.Whole = e.stdout.File(), c.Check || c.Kill
 	return config
 }
 

@@ -28,10 +28,10 @@ type leakScreen struct {
 // openLeakScreen takes over the terminal, if there is one; nil: there is none. The key q
 // calls quit.
 func openLeakScreen(e *env, quit func()) (*leakScreen, error) {
-	if !terminal.IsTerminal(e.stdout) {
+	if !terminal.IsTerminal(e.stdout.File()) {
 		return nil, nil
 	}
-	screen, err := terminal.OpenScreen(e.stdin, e.stdout)
+	screen, err := terminal.OpenScreen(e.stdin, e.stdout.File())
 	if err != nil {
 		return nil, err
 	}
@@ -96,17 +96,22 @@ func (s *leakScreen) restore() {
 	s.screen.Close()
 }
 
-// wrapped breaks the lines that are indented, the words, at the width.
+// wrapped breaks the lines that are sentences at the width: the title, and what is
+// indented. Those of the table are left alone.
 func wrapped(text string, width int) string {
 	var b strings.Builder
 	for line := range strings.Lines(text) {
-		for strings.HasPrefix(line, output.Indent) && len(line) > width+1 {
+		indent, isSentence := "", b.Len() == 0
+		if strings.HasPrefix(line, output.Indent) {
+			indent, isSentence = output.Indent, true
+		}
+		for isSentence && len(line) > width+1 {
 			at := strings.LastIndexByte(line[:width+1], ' ')
-			if at <= len(output.Indent) {
+			if at <= len(indent) {
 				break
 			}
 			b.WriteString(line[:at] + "\n")
-			line = output.Indent + line[at+1:]
+			line = indent + line[at+1:]
 		}
 		b.WriteString(line)
 	}

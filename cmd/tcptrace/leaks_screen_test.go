@@ -124,8 +124,8 @@ func TestLeaksScreen(t *testing.T) {
 }
 
 func TestWrapped(t *testing.T) {
-	const text = "a heading that is long\n        one two three four\n"
-	const want = "a heading that is long\n        one two\n        three\n        four\n"
+	const text = "a title that is long\n\nPID     COMM            STATE\n        one two three four\n"
+	const want = "a title that is\nlong\n\nPID     COMM            STATE\n        one two\n        three\n        four\n"
 	if got := wrapped(text, 15); got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}

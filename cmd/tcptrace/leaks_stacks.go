@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/tcptrace/tcptrace/internal/confine"
-	"github.com/tcptrace/tcptrace/internal/output"
 	"github.com/tcptrace/tcptrace/internal/probe"
 	"github.com/tcptrace/tcptrace/internal/symbolize"
 )
@@ -102,8 +101,8 @@ func (r *stackReader) explain(e *env) {
 	}
 	switch s := r.Skipped(); {
 	case s.Count == 1:
-		e.say(fmt.Sprintf("the code in a file is not named: %s: %s", output.Visible(s.File), s.Why))
+		e.say(fmt.Sprintf("the code in a file is not named: %s: %s", s.File, s.Why))
 	case s.Count > 1:
-		e.say(fmt.Sprintf("the code in %d files is not named; of one of them: %s: %s", s.Count, output.Visible(s.File), s.Why))
+		e.say(fmt.Sprintf("the code in %d files is not named; of one of them: %s: %s", s.Count, s.File, s.Why))
 	}
 }

@@ -9,8 +9,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
+	"reflect"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -20,7 +22,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/tcptrace/tcptrace/internal/confine"
-	"github.com/tcptrace/tcptrace/internal/output"
+	"github.com/tcptrace/tcptrace/internal/terminal"
 )
 
 // The exit statuses beside 0.
@@ -39,26 +41,37 @@ func main() {
 	}
 	// TZ names any file. It is read once, now: later no file can be opened.
 	_ = confine.AsUser(func() error { _, _ = time.Now().Zone(); return nil })
-	os.Exit(run(&env{context.Background(), os.Stdin, os.Stdout, os.Stderr}, os.Args[1:]))
+	stdout, stderr := terminal.NewWriter(os.Stdout), terminal.NewWriter(os.Stderr)
+	os.Exit(run(&env{context.Background(), os.Stdin, stdout, stderr}, os.Args[1:]))
 }
 
-// env is what a command knows of the world outside.
+// env is what a command knows of the world outside. Text gets out through its writers
+// alone, so that a terminal acts on none of it, wherever it comes from.
 type env struct {
-	ctx                   context.Context // its end ends a run in order
-	stdin, stdout, stderr *os.File
+	ctx            context.Context // its end ends a run in order
+	stdin          *os.File
+	stdout, stderr *terminal.Writer
+}
+
+// show writes a line on stdout. It is one line whatever the text is.
+func (e *env) show(text string) error {
+	_, err := io.WriteString(e.stdout, terminal.Visible(text)+"\n")
+	return err
 }
 
 // sayLimit is how long a message may take to write. A terminal that was stopped must not
 // keep a process from ending that has something to say about it.
 const sayLimit = 200 * time.Millisecond
 
-// say writes a line on stderr. What a terminal would act on is escaped.
-func (e *env) say(text string) { e.print("tcptrace: " + output.Visible(text)) }
+// say writes a line on stderr. It is one line whatever the text is: no name in it can forge
+// another one.
+func (e *env) say(text string) { e.hint("tcptrace: " + text) }
 
-func (e *env) print(line string) {
+// hint is say without the name of the program.
+func (e *env) hint(text string) {
 	done := make(chan struct{})
 	go func() {
-		fmt.Fprintln(e.stderr, line) // if that fails there is nobody to tell
+		fmt.Fprintln(e.stderr, terminal.Visible(text)) // if that fails there is nobody to tell
 		close(done)
 	}()
 	select {
@@ -96,7 +109,7 @@ func run(e *env, args []string) int {
 		return 0
 	case errors.As(err, &parse), errors.As(err, &usage):
 		e.say(plainly(err))
-		e.print(fmt.Sprintf("Try '%s --help'.", command))
+		e.hint(fmt.Sprintf("Try '%s --help'.", command))
 		if checks(args) {
 			return exitFailure // 2 would say that a leak was found
 		}
@@ -134,9 +147,27 @@ func plainly(err error) string {
 		return strings.TrimSuffix(flag, ":") + " needs a value"
 	case strings.HasPrefix(rest, "applies to the default command"):
 		return fmt.Sprintf("%s has to come after %s", flag, text[strings.LastIndexByte(text, ' ')+1:])
+	case strings.HasPrefix(text, `expected "`+shellArgument):
+		return "name a shell: bash, zsh or fish"
+	case flag == shellArgument:
+		return "the shell " + rest
+	case strings.HasPrefix(text, "unexpected argument "):
+		return text + instead(err)
 	}
 	text, _, _ = strings.Cut(text, `, did you mean one of "-`)
 	return text
+}
+
+// instead says what can stand in the place of an argument that err calls unexpected.
+func instead(err error) string {
+	parse, ok := errors.AsType[*kong.ParseError](err)
+	if !ok {
+		return ""
+	}
+	if called(parse.Context) != parse.Context.Model.Name {
+		return ": only flags are expected here"
+	}
+	return ": the command can be " + either(commandNames(parse.Context.Model.Node))
 }
 
 // execute also returns how the command is called, as far as that was understood.
@@ -182,6 +213,7 @@ func newParser(e *env, exit func(int)) (*kong.Kong, error) {
 		},
 		kong.Writers(e.stdout, e.stderr),
 		kong.Exit(exit),
+		kong.KindMapper(reflect.String, kong.MapperFunc(rawString)),
 		kong.Help(printHelp),
 	)
 }

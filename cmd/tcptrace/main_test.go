@@ -23,7 +23,10 @@ import (
 // the test binary is both.
 func TestMain(m *testing.M) {
 	os.Setenv("GORACE", noSleep)
-	testscript.Main(m, map[string]func(){"tcptrace": main, "connect": connect, "busy": busy, "leak": leakSome, "crowd": crowd, stackHelper: main})
+	testscript.Main(m, map[string]func(){
+		"tcptrace": main, "connect": connect, "busy": busy, "leak": leakSome, "crowd": crowd,
+		"villain": villain, "forbid": forbid, stackHelper: main,
+	})
 }
 
 // noSleep keeps a program from waiting for a second at its end under the race detector.

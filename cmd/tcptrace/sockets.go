@@ -46,23 +46,27 @@ func (c *socketsCmd) Run(e *env) error {
 	}
 	config := c.probeConfig()
 	config.KernelAddr, config.BTF, config.Without = c.Extended && e.showsAddresses(), c.BTF, c.Without
-	rows := &table{stream: stream{writer: format.writer(e.stdout, c.options(output.Options{Sockets: true})), existing: true}, filter: filter}
+	rows := &table{stream: stream{writer: format.writer(e.stdout.File(), c.options(output.Options{Sockets: true})), existing: true}, filter: filter}
 	if err := begin(); err != nil {
 		return err
 	}
-	where := e.place()
+	where := enrich.New("/proc", "")
 	var mistake error // in the filter
 	_, err = pipeline.Run(e.ctx, pipeline.Config{
 		Existing: func(emit func(*tcp.Event) error) error {
 			err := e.saySkipped(probe.Sockets(config, emit))
-			if err == nil && !rows.any {
+			if err != nil {
+				return err
+			}
+			e.sayLimits(where)
+			if !rows.any {
 				mistake = c.census(where, rows.unjudged).nothing(filter)
 			}
-			return err
+			return nil
 		},
 		Confine: confined(confine.Needs{}),
 		Enrich:  where.Fill,
-		Output:  e.stdout,
+		Output:  e.stdout.File(),
 	}, pipeline.Ended{}, rows)
 	if err != nil {
 		return err

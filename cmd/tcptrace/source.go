@@ -34,20 +34,20 @@ func (e *env) openKernel(config probe.Config) (kernel, error) {
 	for _, limitation := range p.Limitations() {
 		e.say(limitation.String())
 	}
-	return kernel{p, e, e.place()}, nil
+	where := enrich.New("/proc", "")
+	e.sayLimits(where)
+	return kernel{p, e, where}, nil
 }
 
 // begin gives up what no live command ever needs, before anything of others is looked at.
 func begin() error { return confined(probe.SetupNeeds())() }
 
-// place returns what completes events, and says on stderr what it does not see from
-// where this process runs.
-func (e *env) place() *enrich.Enricher {
-	where := enrich.New("/proc", "")
+// sayLimits says what is not seen from where this process runs. It comes after the first
+// that works: where nothing does, that error is enough.
+func (e *env) sayLimits(where *enrich.Enricher) {
 	for _, sentence := range where.Limitations() {
 		e.say(sentence)
 	}
-	return where
 }
 
 // saySkipped says what a walk over the sockets had to leave out, which is not an error.

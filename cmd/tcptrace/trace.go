@@ -47,7 +47,7 @@ func (c *traceCmd) Run(e *env) error {
 		return err
 	}
 	s := &stream{
-		writer:   format.writer(e.stdout, c.options(output.Options{Time: c.Time, Date: c.Date, Since: c.Timestamp})),
+		writer:   format.writer(e.stdout.File(), c.options(output.Options{Time: c.Time, Date: c.Date, Since: c.Timestamp})),
 		existing: format.existing,
 		limit:    uint64(c.Count),
 	}
@@ -63,7 +63,7 @@ func (c *traceCmd) Run(e *env) error {
 
 // config adds to what Run needs to know of the source.
 func (c *traceCmd) config(e *env, config pipeline.Config, selector *tcp.Selector) pipeline.Config {
-	config.Selector, config.Duration, config.Output = selector, time.Duration(c.Duration), e.stdout
+	config.Selector, config.Duration, config.Output = selector, time.Duration(c.Duration), e.stdout.File()
 	if c.MinDuration != 0 {
 		config.Interval = selectInterval
 	}

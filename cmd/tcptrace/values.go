@@ -7,11 +7,14 @@ import (
 	"math/bits"
 	"net/netip"
 	"os/user"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/alecthomas/kong"
 
 	"github.com/tcptrace/tcptrace/internal/confine"
 	"github.com/tcptrace/tcptrace/internal/leak"
@@ -143,8 +146,27 @@ func (l *uids) UnmarshalText(text []byte) error {
 	})
 }
 
-func (l *names) UnmarshalText(text []byte) error {
-	return eachOf(text, func(s string) error {
+// raw is the value of a flag, byte by byte. The parser's own way to a text replaces what is
+// not UTF-8, and the name of a file, a cgroup or a process may be anything.
+func raw(ctx *kong.DecodeContext) (string, error) {
+	token, err := ctx.Scan.PopValue("string")
+	text, _ := token.Value.(string) // on a command line it is one
+	return text, err
+}
+
+// rawString reads a flag that is a string.
+func rawString(ctx *kong.DecodeContext, flag reflect.Value) error {
+	text, err := raw(ctx)
+	flag.SetString(text)
+	return err
+}
+
+func (l *names) Decode(ctx *kong.DecodeContext) error {
+	text, err := raw(ctx)
+	if err != nil {
+		return err
+	}
+	return eachOf([]byte(text), func(s string) error {
 		*l = append(*l, s) // tcp.Filter knows what a name may be
 		return nil
 	})
@@ -222,8 +244,12 @@ func (l *prefixes) UnmarshalText(text []byte) error {
 
 // UnmarshalText takes what people have at hand: the inode number (of lsns, ss or
 // our own output), a name given with `ip netns`, a path such as /proc/1/ns/net.
-func (l *netns) UnmarshalText(text []byte) error {
-	return eachOf(text, func(s string) error {
+func (l *netns) Decode(ctx *kong.DecodeContext) error {
+	text, err := raw(ctx)
+	if err != nil {
+		return err
+	}
+	return eachOf([]byte(text), func(s string) error {
 		if inode, err := strconv.ParseUint(s, 10, 32); err == nil && inode != 0 {
 			*l = append(*l, uint32(inode))
 			return nil

@@ -1,47 +1,10 @@
 package output
 
 import (
-	"strconv"
-	"unicode"
 	"unicode/utf8"
+
+	"github.com/tcptrace/tcptrace/internal/terminal"
 )
-
-// appendVisible appends s so that a terminal shows it and acts on none of it:
-// what is not printable becomes an escape (\n, \x1b, \u202e), and so does a byte
-// that is no UTF-8. It stops before the character that would pass limit. A
-// backslash stays as it is, because cgroup paths are full of them (\x2d).
-func appendVisible(b []byte, s string, limit int) []byte {
-	plain := 0 // most text is nothing but ASCII
-	for plain < min(len(s), limit) && s[plain] >= ' ' && s[plain] < 0x7f {
-		plain++
-	}
-	b, s, limit = append(b, s[:plain]...), s[plain:], limit-plain
-	for s != "" && limit > 0 {
-		r, size := utf8.DecodeRuneInString(s)
-		if strconv.IsPrint(r) && (r != utf8.RuneError || size > 1) {
-			b = append(b, s[:size]...)
-			limit--
-		} else {
-			start := len(b)
-			b = appendEscape(b, r, s[:size])
-			if limit -= len(b) - start; limit < 0 {
-				return b[:start]
-			}
-		}
-		s = s[size:]
-	}
-	return b
-}
-
-// appendEscape appends the escape of r, which was encoded as raw.
-func appendEscape(b []byte, r rune, raw string) []byte {
-	if r == utf8.RuneError && len(raw) == 1 {
-		return append(b, '\\', 'x', hexDigits[raw[0]>>4], hexDigits[raw[0]&15])
-	}
-	start := len(b)
-	b = strconv.AppendQuoteRune(b, r)
-	return append(b[:start], b[start+1:len(b)-1]...) // without the quotes
-}
 
 // appendJSON appends s as a JSON string without the quotes around it. The bytes are those of encoding/json
 // without HTML escaping, but for two kinds of characters, which are escaped and
@@ -58,7 +21,7 @@ func appendJSON(b []byte, s string) []byte {
 			continue
 		}
 		r, size := utf8.DecodeRuneInString(s[i:])
-		if r <= 0x7f || actsOnTerminal(r) || r == utf8.RuneError {
+		if r <= 0x7f || terminal.ActsOn(r) || r == utf8.RuneError {
 			b = append(b, s[done:i]...)
 			b = appendJSONEscape(b, r)
 			done = i + size
@@ -95,18 +58,7 @@ func appendJSONEscape(b []byte, r rune) []byte {
 	return append(b, '\\', 'u', hexDigits[r>>12&15], hexDigits[r>>8&15], hexDigits[r>>4&15], hexDigits[r&15])
 }
 
-// actsOnTerminal tells of the characters beyond ASCII: the C1 controls, what
-// turns the direction of writing, and the line separators.
-func actsOnTerminal(r rune) bool {
-	return r >= 0x80 && r < 0xa0 || r == '\u2028' || r == '\u2029' || unicode.Is(unicode.Bidi_Control, r)
-}
-
 const hexDigits = "0123456789abcdef"
-
-// Visible returns s so that a terminal shows it and acts on none of it.
-func Visible(s string) string {
-	return string(appendVisible(nil, s, 4*len(s)+16))
-}
 
 // Text is a string that is written to JSON as the events' strings are: nothing in
 // it acts on a terminal either.

@@ -5,19 +5,9 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
-)
 
-func TestVisible(t *testing.T) {
-	for in, want := range map[string]string{
-		"nginx":             "nginx",
-		"\x1b[2J\xff\u202e": `\x1b[2J\xff\u202e`,
-		"":                  "",
-	} {
-		if got := Visible(in); got != want {
-			t.Errorf("Visible(%q) = %q, want %q", in, got, want)
-		}
-	}
-}
+	"github.com/tcptrace/tcptrace/internal/terminal"
+)
 
 func TestTextInJSON(t *testing.T) {
 	got, err := json.Marshal(struct{ S Text }{"a\x1b\u009b\"<"})
@@ -37,7 +27,7 @@ func FuzzJSONString(f *testing.F) {
 		if err := json.Unmarshal([]byte(got), &value); err != nil || value != string([]rune(s)) {
 			t.Errorf("%q is written as %s: %v", s, got, err)
 		}
-		raw := func(r rune) bool { return r == 0x7f || r == 0xfffd || r > 0x7f && actsOnTerminal(r) }
+		raw := func(r rune) bool { return r == 0x7f || r == 0xfffd || r > 0x7f && terminal.ActsOn(r) }
 		if strings.ContainsFunc(got, raw) {
 			t.Errorf("%q is not harmless", got)
 		}

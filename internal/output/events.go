@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tcptrace/tcptrace/internal/tcp"
+	"github.com/tcptrace/tcptrace/internal/terminal"
 )
 
 // The layouts, by name. cgroup comes last, where it can be as long as it is.
@@ -216,7 +217,7 @@ func appendLost(b []byte, e *tcp.Event) []byte {
 	if e.Lost == 1 {
 		b = append(b[:len(b)-len("s (")], " ("...)
 	}
-	return append(appendVisible(b, e.Where, math.MaxInt), ")\n"...)
+	return append(terminal.AppendVisible(b, e.Where, math.MaxInt), ")\n"...)
 }
 
 // CSV writes one record per event, after a header, as RFC 4180 has it but for

@@ -14,6 +14,7 @@ import (
 	"github.com/tcptrace/tcptrace/internal/leak"
 	"github.com/tcptrace/tcptrace/internal/symbolize"
 	"github.com/tcptrace/tcptrace/internal/tcp"
+	"github.com/tcptrace/tcptrace/internal/terminal"
 )
 
 // ReportOptions says what the writers of reports show.
@@ -288,7 +289,7 @@ func (c *ReportColumns) appendMissing(b []byte, r *leak.Report) []byte {
 
 func appendNotes(b []byte, notes []string) []byte {
 	for _, note := range notes {
-		b = fmt.Appendf(b, "%s%s\n", Indent, note)
+		b = append(terminal.AppendVisible(append(b, Indent...), note, math.MaxInt), '\n')
 	}
 	return b
 }
@@ -337,11 +338,11 @@ func StateNames(states []tcp.State) string {
 	return b.String()
 }
 
-// groupNotes is what is said below the figures of a group.
+// groupNotes is what is said below the figures of a group; it may be hostile.
 func groupNotes(g *leak.Group) []string {
 	notes := []string{g.Diagnosis}
 	if g.Container != "" {
-		notes = append(notes, fmt.Sprintf("Container %s.", Visible(g.Container)))
+		notes = append(notes, fmt.Sprintf("Container %s.", g.Container))
 	}
 	switch {
 	case g.FilesKnown && g.Files.Open >= g.Files.Limit:
@@ -373,7 +374,7 @@ func stackLines(g *leak.Group) (lines []string) {
 
 func closerLines(d *leak.Destination) (lines []string) {
 	for _, c := range d.Closers {
-		lines = append(lines, fmt.Sprintf("%d closed first by pid %d (%s)", c.Count, c.PID, Visible(c.Comm)))
+		lines = append(lines, fmt.Sprintf("%d closed first by pid %d (%s)", c.Count, c.PID, c.Comm))
 	}
 	return lines
 }
@@ -393,12 +394,12 @@ func stackText(frames []symbolize.Frame) string {
 	}
 	var calls []string
 	for _, frame := range own[:min(len(own), shownFrames)] {
-		calls = append(calls, Visible(frame.String()))
+		calls = append(calls, frame.String())
 	}
 	return strings.Join(calls, " < ")
 }
 
-// Findings writes one line for each finding.
+// Findings returns one line for each finding, not escaped: names in it may be hostile.
 func Findings(findings []leak.Finding) (lines []string) {
 	for _, f := range findings {
 		if d := f.Destination; d != nil {
@@ -409,9 +410,9 @@ func Findings(findings []leak.Finding) (lines []string) {
 		g := f.Group
 		owner, growth := "", "unknown growth"
 		if g.PID != 0 {
-			owner = fmt.Sprintf("pid %d (%s) has ", g.PID, Visible(g.Comm))
+			owner = fmt.Sprintf("pid %d (%s) has ", g.PID, g.Comm)
 		} else if g.Comm != "" {
-			owner = fmt.Sprintf("processes named %s have ", Visible(g.Comm))
+			owner = fmt.Sprintf("processes named %s have ", g.Comm)
 		}
 		if g.GrowthKnown {
 			growth = fmt.Sprintf("%+.1f a minute", g.Growth)

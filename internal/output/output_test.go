@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/tcptrace/tcptrace/internal/tcp"
+	"github.com/tcptrace/tcptrace/internal/terminal"
 )
 
 // closed is an event in which everything is known.
@@ -210,7 +211,7 @@ func TestCut(t *testing.T) {
 		"\xff\xff\xff\xff":  `\xff\xff`,
 		"\U000e0041\u202e0": `\U000e0041`,
 	} {
-		if got := string(appendVisible(nil, s, 10)); got != want {
+		if got := string(terminal.AppendVisible(nil, s, 10)); got != want {
 			t.Errorf("%q: %s, want %s", s, got, want)
 		}
 	}
@@ -266,7 +267,7 @@ func FuzzCSV(f *testing.F) {
 		if err != nil || len(records) != 3 {
 			t.Fatalf("%v in\n%s", err, got)
 		}
-		if i := slices.Index(records[0], "COMM"); records[1][i] != string(appendVisible(nil, text, math.MaxInt)) {
+		if i := slices.Index(records[0], "COMM"); records[1][i] != string(terminal.AppendVisible(nil, text, math.MaxInt)) {
 			t.Errorf("COMM is %q for %q", records[1][i], text)
 		}
 		var want bytes.Buffer

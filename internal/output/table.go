@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/tcptrace/tcptrace/internal/terminal"
 )
 
 // column is one fact about a T, on the terminal and in CSV. Exactly one of number, text
@@ -143,7 +145,7 @@ func (c *column[T]) appendCell(b []byte, v *T, limit int) []byte {
 		return b
 	case c.text != nil:
 		if s, ok := c.text(v); ok {
-			b = appendVisible(b, s, limit)
+			b = terminal.AppendVisible(b, s, limit)
 		}
 		return b
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/tcptrace/tcptrace/internal/leak"
 	"github.com/tcptrace/tcptrace/internal/tcp"
+	"github.com/tcptrace/tcptrace/internal/terminal"
 )
 
 // unseen says what each Event.Where of the kind Unseen counts.
@@ -32,7 +33,7 @@ func appendUnseen(b []byte, e *tcp.Event) []byte {
 		b = append(b, 's')
 	}
 	if fate == "" {
-		b = appendVisible(append(b, " not shown: "...), e.Where, math.MaxInt)
+		b = terminal.AppendVisible(append(b, " not shown: "...), e.Where, math.MaxInt)
 	}
 	b = append(append(b, fate...), " (network namespace "...)
 	return append(strconv.AppendUint(b, uint64(e.NetNS), 10), ")\n"...)

@@ -40,10 +40,14 @@ type Finding struct {
 // begins such a trace and ends it. The error says why nothing can be traced; then there
 // are fewer findings.
 func Examine(cfg Config) ([]Finding, error) {
-	findings := []Finding{kernelFinding(), capabilityFinding(), lockdownFinding(cfg), typesFinding(cfg)}
+	findings := []Finding{kernelFinding(), capabilityFinding()}
+	if obstacle, ok := errors.AsType[*Obstacle](checkPlace()); ok { // or each that follows would blame the kernel
+		return append(findings, Finding{Name: obstacle.Name, Status: Missing, Found: obstacle.What, Err: obstacle}), obstacle
+	}
+	findings = append(findings, lockdownFinding(cfg), typesFinding(cfg))
 	p, err := Open(cfg)
 	if err != nil {
-		return append(findings, Finding{Name: "programs", Status: Missing, Found: "not loaded", Err: err}, namespaceFinding()), err
+		return append(findings, programsFinding(err), namespaceFinding()), err
 	}
 	defer p.Close()
 	findings = append(findings,
@@ -55,6 +59,16 @@ func Examine(cfg Config) ([]Finding, error) {
 	}
 	findings = append(findings, hooked...)
 	return append(findings, p.hooks.acceptFinding(), cookieFinding(cfg), mptcpFinding(), destroyFinding(), namespaceFinding()), nil
+}
+
+// programsFinding is that none were loaded. Where the error blames this place, what the
+// kernel said is found.
+func programsFinding(err error) Finding {
+	f := Finding{Name: "programs", Status: Missing, Found: "not loaded", Err: err}
+	if obstacle, ok := errors.AsType[*Obstacle](err); ok && obstacle.Err != nil {
+		f.Found += ": " + obstacle.Err.Error()
+	}
+	return f
 }
 
 func kernelFinding() Finding {
@@ -85,8 +99,11 @@ func capabilityFinding() Finding {
 		f.Status = Partly
 		f.Means = "without CAP_SYS_ADMIN the sockets that exist at the start are listed for this network namespace alone"
 	}
+	if !inInitialUserNamespace() {
+		f.Found += " (of a user namespace, not of the host)"
+	}
 	if err := checkPrivileges(); err != nil {
-		f.Status, f.Err = Missing, err
+		f.Status, f.Err = Missing, explain(err)
 	}
 	return f
 }
@@ -160,8 +177,10 @@ func typesFinding(cfg Config) Finding {
 func (set *hookSet) symbolFinding() Finding {
 	f := Finding{Name: "function addresses", Status: OK, Found: "/proc/kallsyms"}
 	if why := set.missing[hookSymbols]; why != nil {
-		f.Status, f.Found = Partly, why.Error()
-		f.Means = "some reasons are not shown; set kernel.kptr_restrict to 1 or 0"
+		f.Status, f.Found, f.Means = Partly, why.Error(), "some reasons are not shown"
+		if known, ok := errors.AsType[*symbolsError](why); ok {
+			f.Found, f.Means = known.what, f.Means+"; "+known.remedy
+		}
 	}
 	return f
 }

@@ -3,7 +3,6 @@ package probe
 import (
 	"bufio"
 	"bytes"
-	"errors"
 	"io"
 	"strconv"
 )
@@ -21,8 +20,9 @@ func findSymbols(kallsyms io.Reader, wanted map[string]bool) (map[string]symbol,
 	found := make(map[string]symbol, len(wanted))
 	var open []string // symbols that still lack their end
 	var start uint64
-	lines := bufio.NewScanner(kallsyms)
+	lines, empty := bufio.NewScanner(kallsyms), true
 	for lines.Scan() {
+		empty = false
 		addr, kind, name, ok := splitSymbol(lines.Bytes())
 		if !ok || kind != 't' && kind != 'T' {
 			continue
@@ -44,13 +44,22 @@ func findSymbols(kallsyms io.Reader, wanted map[string]bool) (map[string]symbol,
 		}
 		at, err := strconv.ParseUint(string(addr), 16, 64)
 		if err != nil || at == 0 {
-			return nil, errors.New("addresses of kernel functions are hidden (kernel.kptr_restrict, CAP_SYSLOG)")
+			return nil, &symbolsError{"the addresses in /proc/kallsyms are hidden", "set kernel.kptr_restrict to 1 or 0"}
 		}
 		start = at
 		open = append(open, string(name))
 	}
+	if empty && lines.Err() == nil {
+		return nil, &symbolsError{"/proc/kallsyms is empty", "something is mounted over it: start the container with " +
+			"--security-opt systempaths=unconfined, or mount the host's /proc"}
+	}
 	return found, lines.Err()
 }
+
+// symbolsError says why function addresses are not known.
+type symbolsError struct{ what, remedy string }
+
+func (e *symbolsError) Error() string { return e.what + ": " + e.remedy }
 
 // splitSymbol splits "ffffffff81000000 t name". It refuses the symbols of modules:
 // "ffffffffc0000000 t name\t[module]".

@@ -69,7 +69,8 @@ var callers = map[string]bpfCaller{
 
 // loadHooks loads the maps and the programs of plan into objs. The set that it returns
 // says which optional hooks are missing, and why; its errors say what a trace needs and
-// this host lacks: *MissingCapabilities, ErrNoTypes, ErrLockedDown, ErrTrampolines.
+// this host lacks: *MissingCapabilities, *Obstacle, ErrNoTypes, ErrLockedDown,
+// ErrTrampolines.
 func loadHooks(cfg Config, plan hookPlan, objs *bpfObjects) (*hookSet, error) {
 	set, err := newHookSet(cfg, plan)
 	if err != nil {
@@ -78,9 +79,12 @@ func loadHooks(cfg Config, plan hookPlan, objs *bpfObjects) (*hookSet, error) {
 	if err := checkPrivileges(); err != nil {
 		return nil, err
 	}
+	if err := checkPlace(); err != nil {
+		return nil, err
+	}
 	// Before 5.11 maps count against RLIMIT_MEMLOCK.
 	if err := rlimit.RemoveMemlock(); err != nil {
-		return nil, fmt.Errorf("lift the limit on locked memory: %w", err)
+		return nil, fmt.Errorf("%w: %w", errMemlock, err)
 	}
 	if !set.has(hookTypes) {
 		return nil, fmt.Errorf("%w: %w", ErrNoTypes, ErrLeftOut)
@@ -182,7 +186,9 @@ func (set *hookSet) findMissing(spec *ebpf.CollectionSpec, kernel *btf.Spec) err
 // costs only its hook, and the verifier works on as many CPUs as there are.
 func (set *hookSet) loadPrograms(spec *ebpf.CollectionSpec, options ebpf.CollectionOptions, objs *bpfObjects) error {
 	shared, err := ebpf.NewCollectionWithOptions(onlyPrograms(spec), options)
-	if err != nil {
+	if errors.Is(err, unix.E2BIG) {
+		return fmt.Errorf("create the BPF maps: %w: the kernel has no tables for so many sockets, give fewer with --max-sockets", err)
+	} else if err != nil {
 		return fmt.Errorf("create the BPF maps: %w", err)
 	}
 	defer shared.Close() // what objs does not take: the maps behind variables
@@ -261,7 +267,9 @@ func kernelSymbols() (map[string]symbol, error) {
 		wanted[name] = true
 	}
 	f, err := os.Open("/proc/kallsyms")
-	if err != nil {
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, &symbolsError{"there is no /proc/kallsyms", "boot a kernel that is built with CONFIG_KALLSYMS=y"}
+	} else if err != nil {
 		return nil, err
 	}
 	defer f.Close()

@@ -94,12 +94,14 @@ type Probe struct {
 
 // Open loads the programs and attaches them; when it returns, every state change
 // from now on will be read. An error says what this host lacks: *MissingCapabilities,
-// ErrNoTypes, ErrLockedDown, ErrTrampolines, or something in the words of the kernel.
+// *Obstacle, ErrNoTypes, ErrLockedDown, ErrTrampolines, or something in the words of the
+// kernel.
 func Open(cfg Config) (_ *Probe, err error) {
 	p := &Probe{cfg: cfg, decoder: newDecoder(cfg.KernelAddr), unseen: newUnseen(), stop: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			p.Close()
+			err = explain(err)
 		}
 	}()
 	if p.hooks, err = loadHooks(cfg, tracePlan(cfg), &p.objs); err != nil {

@@ -44,7 +44,7 @@ func Sockets(cfg Config, emit func(*tcp.Event) error) error {
 	_, err := loadHooks(cfg, listPlan(), &objs)
 	defer objs.Close()
 	if err != nil {
-		return err
+		return explain(err)
 	}
 	skipped, err := snapshot(&objs, newDecoder(cfg.KernelAddr), cfg, func(uint32) {}, emit)
 	if err != nil {

@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -23,7 +24,7 @@ func attachSyscall(name string, prog *ebpf.Program) (io.Closer, error) {
 	// The CPU does not matter: the program of a tracepoint runs on all of them.
 	fd, err := unix.PerfEventOpen(&attr, -1, 0, -1, unix.PERF_FLAG_FD_CLOEXEC)
 	if err != nil {
-		return nil, fmt.Errorf("open tracepoint %s: %w", name, err)
+		return nil, fmt.Errorf("open tracepoint %s: %w", name, suspect("perf_event_open", err))
 	}
 	event := os.NewFile(uintptr(fd), name)
 	err = unix.IoctlSetInt(fd, unix.PERF_EVENT_IOC_SET_BPF, prog.FD())
@@ -41,12 +42,17 @@ func attachSyscall(name string, prog *ebpf.Program) (io.Closer, error) {
 // mounted anywhere and is gone when its descriptor is closed (fsmount, 5.2+).
 func tracepointID(name string) (uint64, error) {
 	root, err := openTracefs()
-	if err != nil {
-		return 0, fmt.Errorf("open tracefs: %w", err)
+	switch {
+	case errors.Is(err, unix.ENODEV):
+		return 0, fmt.Errorf("this kernel has no tracefs: it is built without CONFIG_FTRACE_SYSCALLS")
+	case err != nil:
+		return 0, fmt.Errorf("open tracefs: %w", suspect("fsopen", err))
 	}
 	defer unix.Close(root)
 	fd, err := unix.Openat(root, "events/"+name+"/id", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
+	if errors.Is(err, unix.ENOENT) {
+		return 0, fmt.Errorf("this kernel has no tracepoint %s: it is built without CONFIG_FTRACE_SYSCALLS", name)
+	} else if err != nil {
 		return 0, fmt.Errorf("look up tracepoint %s in tracefs: %w", name, err)
 	}
 	file := os.NewFile(uintptr(fd), name)

@@ -1,4 +1,5 @@
-// Package terminal shows lines in place on a terminal, for live views.
+// Package terminal is what stands between this program and a terminal: a screen for live
+// views, and the only way for text to get there, see Visible and Writer.
 package terminal
 
 import (
@@ -8,7 +9,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 )
@@ -95,8 +95,8 @@ func (s *Screen) Size() (width, height int) {
 }
 
 // Draw shows the lines of a text, cut to the terminal's size, the first in bold.
-// The text must not hold what a terminal acts on, see output.Visible. It is one write, so
-// the frame does not flicker.
+// What the terminal would act on is made Visible. It is one write, so the frame does not
+// flicker.
 func (s *Screen) Draw(text string) error {
 	width, height := s.Size()
 	b := append(s.frame[:0], home...)
@@ -111,7 +111,7 @@ func (s *Screen) Draw(text string) error {
 		if row == 0 {
 			b = append(b, bold...)
 		}
-		b = append(b, cut(strings.TrimSuffix(line, "\n"), width)...)
+		b = AppendVisible(b, strings.TrimSuffix(line, "\n"), width)
 		if row == 0 {
 			b = append(b, plain...)
 		}
@@ -126,19 +126,6 @@ func (s *Screen) Draw(text string) error {
 		return fmt.Errorf("write to the terminal: %w", err)
 	}
 	return nil
-}
-
-// cut returns as much of a line as has room.
-func cut(line string, width int) string {
-	if utf8.RuneCountInString(line) <= width {
-		return line
-	}
-	end := 0
-	for range width {
-		_, size := utf8.DecodeRuneInString(line[end:])
-		end += size
-	}
-	return line[:end]
 }
 
 // closeLimit is how long Close waits for the terminal to take the last bytes.

@@ -1,0 +1,235 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/tcptrace/tcptrace/internal/terminal"
+	"github.com/tcptrace/tcptrace/internal/test/need"
+)
+
+// hostileText is what a terminal acts on: CSI, OSC, C1 as a byte and in UTF-8, a carriage
+// return, backspace, DEL, the direction of writing, a line separator, no UTF-8; and a line
+// that pretends to be ours. The last bracket keeps it from being taken for a pattern.
+const hostileText = "\x1b[2J\x1b]0;t\a\x9b2J\u009b\r\b\x7f\u202e\u2028\xff\ntcptrace: forged["
+
+// expectHarmless runs a command and returns what it printed on stdout and stderr, of which
+// a terminal acts on nothing and no line is forged.
+func expectHarmless(t *testing.T, cmd *exec.Cmd) string {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	started := cmd.Start()
+	if started != nil {
+		t.Fatal(started)
+	}
+	stuck := time.AfterFunc(20*time.Second, func() { cmd.Process.Kill() })
+	_ = cmd.Wait() // most of them fail
+	if !stuck.Stop() {
+		t.Errorf("%q did not end", cmd.Args)
+	}
+	for name, text := range map[string]string{"stdout": stdout.String(), "stderr": stderr.String()} {
+		for line := range strings.Lines(text) {
+			line = strings.ReplaceAll(strings.TrimSuffix(line, "\n"), "\t", "")
+			if terminal.Visible(line) != line || strings.HasPrefix(line, "tcptrace: forged") {
+				t.Errorf("%q prints on %s %q", cmd.Args, name, line)
+			}
+		}
+	}
+	return stdout.String() + stderr.String()
+}
+
+// Whatever a flag of whatever command is given, what is said of it is harmless.
+func TestHostileFlags(t *testing.T) {
+	parser, err := newParser(&env{}, func(int) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tried, echoed := map[string]bool{}, 0
+	for _, command := range parser.Model.Leaves(false) {
+		var args []string
+		if !command.Hidden {
+			args = []string{command.Name}
+		}
+		values := []string{hostileText, "--" + hostileText, "-" + hostileText}
+		for _, flag := range command.Flags {
+			if flag.Name == "read" { // what is well-formed nevertheless finds an empty recording
+				args = append(args, "--read=/dev/null")
+			}
+			if kind := flag.Name + " " + flag.Target.Type().String(); !tried[kind] { // commands share most
+				tried[kind] = true
+				values = append(values, "--"+flag.Name+"="+hostileText)
+			}
+		}
+		for _, value := range values {
+			if strings.Contains(expectHarmless(t, exec.Command("tcptrace", append(args, value)...)), `\x1b`) {
+				echoed++
+			}
+		}
+	}
+	if len(tried) < 40 || echoed < len(tried)/2 {
+		t.Errorf("%d flags are tried, %d values are repeated in the message", len(tried), echoed)
+	}
+}
+
+// So is what is said of the files that it names and of the program itself. The name of a
+// file may be any bytes.
+func TestHostileFiles(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), hostileText)
+	file := filepath.Join(dir, "file"+hostileText)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte("{\"v\":1,\"type\":\"\x1b\"}\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{
+		{"-r", dir}, {"-r", file}, {"leaks", "-r", file}, {"-r", file + "x"},
+		{"doctor", "--btf", file}, {"doctor", "-j", "--btf", file}, {"--btf", dir}, {"sockets", "--btf", file},
+	} {
+		expectHarmless(t, exec.Command("tcptrace", args...))
+	}
+	if got := expectHarmless(t, exec.Command("tcptrace", "-r", file)); !strings.Contains(got, ":1: ") {
+		t.Errorf("the recording is not read: %s", got)
+	}
+	for _, name := range []string{"NO_COLOR", "TERM", "TZ", "LANG", "TMPDIR"} {
+		cmd := exec.Command("tcptrace", "-r", "testdata/trace.json", "-T")
+		cmd.Env = append(os.Environ(), name+"="+hostileText)
+		expectHarmless(t, cmd)
+	}
+	for _, args := range [][]string{nil, {"doctor"}, {"doctor", "-j"}} {
+		expectHarmless(t, unprivileged(t, dir, args...))
+	}
+}
+
+// unprivileged is the program, in a directory, as a user who can do nothing: the advice
+// names the file.
+func unprivileged(t *testing.T, dir string, args ...string) *exec.Cmd {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "tcptrace")
+	if err := os.Link(self, path); err != nil && !os.IsExist(err) {
+		program, err := os.ReadFile(self)
+		if err == nil {
+			err = os.WriteFile(path, program, 0o755)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.Command(path, args...)
+	if os.Geteuid() == 0 {
+		for at := dir; at != "/"; at = filepath.Dir(at) {
+			if err := os.Chmod(at, 0o755|os.ModeSticky); strings.Contains(at, t.Name()) && err != nil {
+				t.Fatal(err)
+			} else if !strings.Contains(at, t.Name()) {
+				break
+			}
+		}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	}
+	return cmd
+}
+
+// A recording is somebody else's: names in it are harmless in every format of every command.
+func TestHostileRecording(t *testing.T) {
+	text, err := json.Marshal(strings.ToValidUTF8(hostileText, "\u009b"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	recording, err := os.ReadFile("testdata/trace.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := strings.NewReplacer(`"billing"`, string(text), `"nginx"`, string(text), `"curl"`, string(text), `"ring buffer"`, string(text),
+		`"/system.slice/nginx.service"`, string(text), `"container_id":"4f`, `"container_id":"\u001b\n4f`).Replace(string(recording))
+	file := filepath.Join(t.TempDir(), "trace.json")
+	if err := os.WriteFile(file, []byte(bad), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, command := range [][]string{
+		{"--existing", "-x"}, {"--existing", "-x", "-s"}, {"-j"}, {"-o", "trace"},
+		{"leaks", "--once", "-d", "2s"}, {"leaks", "--once", "-d", "2s", "-s"}, {"leaks", "--once", "-d", "2s", "-j"},
+		{"leaks", "-d", "2s", "--by", "comm"}, {"leaks", "--check", "-d", "2s"},
+		{"leaks", "--once", "-d", "2s", "--state", "time-wait"}, {"leaks", "--once", "-d", "2s", "--state", "time-wait", "-j"}, {"leaks", "--once", "-d", "2s", "--state", "time-wait", "-s"},
+	} {
+		got := expectHarmless(t, exec.Command("tcptrace", append(command, "-r", file)...))
+		if !strings.Contains(got, `\x1b`) && !strings.Contains(got, `\u001b`) {
+			t.Errorf("%q shows no name: %s", command, got)
+		}
+	}
+}
+
+// villain leaks a socket under a hostile name.
+func villain() {
+	tasks := must(os.ReadDir("/proc/self/task"))
+	for _, task := range tasks {
+		must(0, os.WriteFile("/proc/self/task/"+task.Name()+"/comm", []byte(hostileText), 0))
+	}
+	leakSome()
+}
+
+// TestHostileHost has a process of a hostile name in a cgroup of a hostile path.
+func TestHostileHost(t *testing.T) {
+	n := newLeakNet(t)
+	cgroup := hostileCgroup(t)
+	n.start("bash", "-c", `echo $$ >"$1"/cgroup.procs && exec villain < <(sleep 300)`, "_", cgroup)
+	time.Sleep(200 * time.Millisecond) // older than 100 ms
+	for _, args := range [][]string{
+		{"sockets", "-x"}, {"sockets", "-x", "-s"}, {"sockets", "-j"},
+		{"leaks", "--once", "--older-than", "100ms"}, {"leaks", "--once", "--older-than", "100ms", "-s"}, {"leaks", "--once", "--older-than", "100ms", "-j"},
+		{"leaks", "--check", "--older-than", "50ms"}, {"leaks", "--kill", "--dry-run", "--older-than", "50ms"},
+		{"--existing", "-x", "-d", "10ms"}, {"--existing", "-x", "-d", "10ms", "-s"}, {"-j", "-d", "10ms"},
+	} {
+		got := expectHarmless(t, exec.Command("tcptrace", append(args, "--netns", n.namespace())...))
+		if !strings.Contains(got, `\x1b[2J`) && !strings.Contains(got, `\u001b[2J`) {
+			t.Errorf("%q shows no name: %s", args, got)
+		}
+	}
+	screen := newPTY(t, "tcptrace", "leaks", "--netns", n.namespace(), "--older-than", "100ms", "--interval", "200ms")
+	screen.until(`\x1b[2J`)
+	screen.master.WriteString("q")
+	screen.until("\x1b[?1049l")
+	own := strings.NewReplacer("\x1b[?1049h", "", "\x1b[?25l", "", "\x1b[?25h", "", "\x1b[?1049l", "",
+		"\x1b[H", "", "\x1b[K", "", "\x1b[J", "", "\x1b[1m", "", "\x1b[m", "", "\r\r\n", "", "\r\n", "") // the terminal puts a \r before each \n
+	if shown := own.Replace(screen.shown.String()); terminal.Visible(shown) != shown {
+		t.Errorf("beside its own sequences the screen shows %q", shown)
+	}
+}
+
+// hostileCgroup makes a cgroup and returns its directory. The kernel takes everything but
+// newlines and slashes.
+func hostileCgroup(t *testing.T) string {
+	t.Helper()
+	need.Kernel(t)
+	root := t.TempDir()
+	if err := syscall.Mount("none", root, "cgroup2", 0, ""); err != nil {
+		t.Fatalf("mount cgroup2: %v", err)
+	}
+	dir := filepath.Join(root, strings.ReplaceAll(hostileText, "\n", "\v"))
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for range 100 { // its processes end after they were killed
+			if err := os.Remove(dir); err == nil || os.IsNotExist(err) {
+				break
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		if err := syscall.Unmount(root, 0); err != nil {
+			t.Errorf("unmount %s: %v", root, err)
+		}
+	})
+	return dir
+}
