@@ -16,10 +16,10 @@ import (
 const stackHelper = "tcptrace-stacks"
 
 // serveStacks is that program. It looks into processes, and can do nothing else.
-func serveStacks() int {
+func serveStacks(in, out *os.File) int {
 	_, err := confine.Process(probe.Needs(probe.InspectProcesses))
 	if err == nil {
-		err = symbolize.Serve(os.Stdin, os.Stdout, "/proc")
+		err = symbolize.Serve(in, out, "/proc")
 	}
 	if err != nil {
 		return exitFailure // the other side sees that the pipe has ended

@@ -37,7 +37,7 @@ func main() {
 	// returns EPIPE and we end in order: `tcptrace | head -1` exits with 0.
 	signal.Ignore(syscall.SIGPIPE)
 	if os.Args[0] == stackHelper {
-		os.Exit(serveStacks())
+		os.Exit(serveStacks(os.Stdin, os.Stdout))
 	}
 	// TZ names any file. It is read once, now: later no file can be opened.
 	_ = confine.AsUser(func() error { _, _ = time.Now().Zone(); return nil })

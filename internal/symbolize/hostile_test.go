@@ -150,6 +150,9 @@ func TestFileIsGivenUp(t *testing.T) {
 
 // All memory is bounded, whatever the files of many processes ask for.
 func TestMemoryOfManyFiles(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: it takes most of a minute under the race detector; make test runs it")
+	}
 	var peak uint64
 	s := symbolizer(t, "/nonexistent")
 	file := withLines(t, oneSequence(maxLineBytes))
