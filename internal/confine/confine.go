@@ -38,9 +38,9 @@ type InForce struct {
 }
 
 // Process gives up, in every thread and for good, what n does not list. It can be called
-// again, to give up more, after Setup alone. Capabilities and
-// no_new_privs are certain: without them it returns an error. Landlock and seccomp are in
-// force where the kernel has them.
+// again, to give up more, after Setup alone. Capabilities and no_new_privs are certain:
+// without them it returns an error. Landlock and seccomp are in force where the kernel has
+// them.
 func Process(n Needs) (InForce, error) {
 	if _, err := cap.Prctlw(unix.PR_SET_NO_NEW_PRIVS, 1); err != nil {
 		return InForce{}, fmt.Errorf("set no_new_privs: %w", err)
