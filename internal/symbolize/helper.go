@@ -108,8 +108,7 @@ func StartHelper(ctx context.Context, program string, args ...string) (*Helper, 
 	}
 	h := &Helper{ctx: ctx, cmd: cmd, in: in, out: out, to: gob.NewEncoder(in), from: gob.NewDecoder(out)}
 	context.AfterFunc(ctx, func() {
-		in.SetDeadline(time.Now())
-		out.SetDeadline(time.Now())
+		_ = errors.Join(in.SetDeadline(time.Now()), out.SetDeadline(time.Now())) // closed already
 	})
 	return h, nil
 }
