@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime/debug"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -69,7 +70,7 @@ func (s *Symbolizer) answer(r *request) (a answer) {
 
 // Helper is a Symbolizer in a process of its own. A file that another user has mapped can
 // keep a thread in the kernel for ever, whatever signal comes, and with it its process: so
-// that is one which can be left behind. It belongs to one goroutine.
+// that is one which can be left behind. It belongs to one goroutine, but for Close.
 type Helper struct {
 	ctx     context.Context
 	cmd     *exec.Cmd
@@ -78,6 +79,7 @@ type Helper struct {
 	from    *gob.Decoder
 	skipped Skipped
 	err     error // why it is not asked any more
+	once    sync.Once
 }
 
 // helperPatience is how long an answer may take. A Symbolizer takes a second, and a moment
@@ -108,8 +110,7 @@ func StartHelper(ctx context.Context, program string, args ...string) (*Helper, 
 	}
 	h := &Helper{ctx: ctx, cmd: cmd, in: in, out: out, to: gob.NewEncoder(in), from: gob.NewDecoder(out)}
 	context.AfterFunc(ctx, func() {
-		in.SetDeadline(time.Now())
-		out.SetDeadline(time.Now())
+		_ = errors.Join(in.SetDeadline(time.Now()), out.SetDeadline(time.Now())) // closed already
 	})
 	return h, nil
 }
@@ -158,11 +159,11 @@ func (h *Helper) ask(r request) (a answer) {
 	return a
 }
 
-// Close ends the helper, and does not wait for one that a file system keeps.
-func (h *Helper) Close() {
-	if h.err == nil {
-		h.err = os.ErrClosed
-	}
+// Close ends the helper, from any goroutine, and does not wait for one that a file system
+// keeps.
+func (h *Helper) Close() { h.once.Do(h.end) }
+
+func (h *Helper) end() {
 	h.in.Close()
 	h.out.Close()
 	_ = h.cmd.Process.Kill() // fails if it has ended

@@ -94,15 +94,21 @@ func oneSequence(size int) []byte {
 // A small file can ask for much. It gets what it may have, and then is given up.
 func TestInflatingFile(t *testing.T) {
 	for name, test := range map[string]struct {
-		size int
-		want bool // whether its lines are read
+		size, says int  // in memory, and by its header
+		want       bool // whether its lines are read
 	}{
-		"small":                      {1 << 20, true},
-		"as large as a table may be": {maxLineBytes, true},
-		"larger":                     {127 << 20, false},
+		"small":                      {1 << 20, 1 << 20, true},
+		"says that it is large":      {1 << 20, 1 << 40, false},
+		"as large as a table may be": {maxLineBytes, maxLineBytes, true},
+		"larger":                     {127 << 20, 127 << 20, false},
 	} {
 		t.Run(name, func(t *testing.T) {
+			if testing.Short() && test.size >= maxLineBytes {
+				t.Skip("it takes a minute under the race detector")
+			}
 			file := withLines(t, oneSequence(test.size))
+			header := binary.LittleEndian.AppendUint64([]byte{byte(elf.COMPRESS_ZLIB), 0, 0, 0, 0, 0, 0, 0}, uint64(test.size))
+			binary.LittleEndian.PutUint64(file[bytes.Index(file, header)+8:], uint64(test.says))
 			t.Logf("%d KB, which inflate to %d MB", len(file)>>10, test.size>>20)
 			s := symbolizer(t, "/nonexistent")
 			s.budget.begin(t.Context())
@@ -130,12 +136,14 @@ func TestInflatingFile(t *testing.T) {
 
 // Whoever asks for the lines of one file again and again does not get more than all.
 func TestFileIsGivenUp(t *testing.T) {
-	file := withLines(t, oneSequence(maxLineBytes))
+	const size = 1 << 20
+	file := withLines(t, oneSequence(size))
 	s := symbolizer(t, "/nonexistent")
 	s.budget.begin(t.Context())
 	s.budget.until = time.Now().Add(time.Hour)
 	o := newObject(s.file("bomb", bytes.NewReader(file)))
-	for i := range 100 {
+	o.file.left = 8 * size // of maxFileWork; the rest took too long here
+	for i := range 10 {
 		s.budget.call, s.budget.left = maxCallWork, maxPeriodWork // another process asks
 		s.line(o, 0x1800+uint64(i))
 	}
@@ -151,7 +159,7 @@ func TestFileIsGivenUp(t *testing.T) {
 // All memory is bounded, whatever the files of many processes ask for.
 func TestMemoryOfManyFiles(t *testing.T) {
 	if testing.Short() {
-		t.Skip("-short: it takes most of a minute under the race detector; make test runs it")
+		t.Skip("it takes minutes under the race detector")
 	}
 	var peak uint64
 	s := symbolizer(t, "/nonexistent")
@@ -175,7 +183,7 @@ func TestMemoryOfManyFiles(t *testing.T) {
 // The end of the context ends the work on a file, and what was read by then is not taken
 // for all there is.
 func TestInterrupted(t *testing.T) {
-	file := withLines(t, oneSequence(maxLineBytes))
+	file := withLines(t, oneSequence(4<<20))
 	s := symbolizer(t, "/nonexistent")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

@@ -101,8 +101,8 @@ func start(t testing.TB, cmd *exec.Cmd) (p Process) {
 	}
 	t.Cleanup(func() { // the file server first: whoever waits for it goes on then
 		stdin.Close()
-		cmd.Process.Kill()
-		cmd.Wait()
+		_ = cmd.Process.Kill() // fails if it has ended
+		_ = cmd.Wait()
 	})
 	p.PID = cmd.Process.Pid
 	out := bufio.NewReader(stdout)
