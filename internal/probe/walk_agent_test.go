@@ -125,7 +125,8 @@ func agentMain(name string) {
 // agentDo answers with the number of the descriptor it got and the address of
 // the connection it made, or ok. Its sockets block: it has nothing else to do.
 func agentDo(command []string, passed int) (string, error) {
-	number := func() int { n, _ := strconv.Atoi(command[1]); return n }
+	argument := func(i int) int { n, _ := strconv.Atoi(command[i]); return n }
+	number := func() int { return argument(1) }
 	switch command[0] {
 	case "connect":
 		return agentConnect(command[1])
@@ -152,6 +153,10 @@ func agentDo(command []string, passed int) (string, error) {
 		return "ok", err
 	case "close":
 		return "ok", unix.Close(number())
+	case "ring":
+		return agentRing(number(), argument(2), argument(3))
+	case "tls":
+		return "ok", setTLS(number(), tlsSend)
 	case "spin":
 		go spin(number())
 	}

@@ -107,6 +107,8 @@ var groups = []struct {
 	{"owners", ownerScenarios},
 	{"listeners", listenerScenarios},
 	{"descriptors", descriptorScenarios},
+	{"twins", twinScenarios},
+	{"TLS", tlsScenarios},
 	{"seeding", seedScenarios},
 	{"TIME_WAIT", timeWaitScenarios},
 }
