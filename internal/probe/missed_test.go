@@ -76,6 +76,7 @@ func TestMissedEnd(t *testing.T) {
 		p.Detach()
 		check(unix.SetsockoptLinger(client, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}), "set SO_LINGER")
 		check(unix.Close(client), "close the client")
+		eventually(patience, "the RST comes", func() bool { return stateOf(server) == tcp.Close })
 		check(unix.Close(server), "close the server")
 		check(p.Reattach(), "attach again")
 		if row := findRow(t, p, tcp.Established, ghost); row != nil {
@@ -134,6 +135,14 @@ func connectTo(listener int) int {
 	fd := must(unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0))
 	check(unix.Connect(fd, to), "connect")
 	return fd
+}
+
+// closeInOrder closes both ends, and the client's goes on in TIME_WAIT. The FIN may be on its way for
+// a while (ksoftirqd), and another one would cross it.
+func closeInOrder(client, server int) {
+	check(unix.Close(client), "close the client")
+	eventually(patience, "the client's FIN comes", func() bool { return stateOf(server) == tcp.CloseWait })
+	check(unix.Close(server), "close the server")
 }
 
 func cookieOf(fd int) uint64 { return must(unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)) }

@@ -156,8 +156,7 @@ func TestSeedIsComplete(t *testing.T) {
 			client := connectTo(plain)
 			server, _, err := unix.Accept4(plain, unix.SOCK_CLOEXEC)
 			check(err, "accept")
-			check(unix.Close(client), "close the client") // it will be in TIME_WAIT
-			check(unix.Close(server), "close the server")
+			closeInOrder(client, server)
 		}
 		for range each { // nobody accepts them
 			defer unix.Close(connectTo(plain))
