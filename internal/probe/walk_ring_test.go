@@ -80,11 +80,12 @@ type ring struct {
 
 // ringParams is struct io_uring_params.
 type ringParams struct {
-	_        [5]uint32
-	Features uint32
-	_        [4]uint32
-	SQ       struct{ Head, Tail, Mask, Entries, Flags, Dropped, Array, _, _, _ uint32 }
-	CQ       struct{ Head, Tail, Mask, Entries, Overflow, Results, Flags, _, _, _ uint32 }
+	SQEntries, CQEntries uint32
+	_                    [3]uint32
+	Features             uint32
+	_                    [4]uint32
+	SQ                   struct{ Head, Tail, Mask, _, _, _, Array, _, _, _ uint32 } // offsets
+	CQ                   struct{ Head, Tail, Mask, _, _, Results, _, _, _, _ uint32 }
 }
 
 const requestSize, resultSize = 64, 16
@@ -101,9 +102,9 @@ func newRing() (r *ring, err error) {
 		offset int64 // IORING_OFF_*
 		size   uint32
 	}{
-		{&r.sq, 0, r.SQ.Array + 4*r.SQ.Entries},
-		{&r.cq, 0x8000000, r.CQ.Results + resultSize*r.CQ.Entries},
-		{&r.requests, 0x10000000, requestSize * r.SQ.Entries},
+		{&r.sq, 0, r.SQ.Array + 4*r.SQEntries},
+		{&r.cq, 0x8000000, r.CQ.Results + resultSize*r.CQEntries},
+		{&r.requests, 0x10000000, requestSize * r.SQEntries},
 	} {
 		*m.to, err = unix.Mmap(r.fd, m.offset, int(m.size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
 		if err != nil {
