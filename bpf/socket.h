@@ -435,7 +435,8 @@ static __always_inline bool needs_released(const struct transition *transition)
 
 /*
  * Whether a child may be of a connection that is asked for. Up to 6.12 it has no
- * remote end yet; its local port is the listener's.
+ * remote end yet; its local port is the listener's. One that turns out not to be gives
+ * its place in socks back at its next change.
  */
 static __always_inline bool child_selected(struct conn *c)
 {
@@ -511,8 +512,8 @@ static __always_inline int changed(void *ctx, struct tcp_sock *tp, int old, int 
 	if (!selected(&c)) {
 		if (new == TCP_LISTEN || old == TCP_LISTEN)
 			note_listener(tp, &c, new);
-		else if (filter_lports[0] && old == TCP_SYN_SENT) /* see connect_due */
-			bpf_map_delete_elem(&socks, &key);
+		else if (old == TCP_SYN_RECV || (filter_lports[0] && old == TCP_SYN_SENT))
+			bpf_map_delete_elem(&socks, &key); /* see child_selected, connect_due */
 		return 0;
 	}
 	transition.released = forget(needs_released(&transition) && released(sk));

@@ -1,14 +1,17 @@
 package probe
 
 import (
-	"bufio"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/tcptrace/tcptrace/internal/tcp"
 	"github.com/tcptrace/tcptrace/internal/test/need"
@@ -28,27 +31,38 @@ func TestParseBootShift(t *testing.T) {
 	}
 }
 
-// rerun runs the test that calls it once more, below a command, and returns what
-// that run wrote after "answer ".
-func rerun(t *testing.T, command ...string) (answers []string) {
+// rerun runs the test that calls it once more, as start does with a program, its arguments and
+// its environment, and returns what that run wrote after "answer ".
+func rerun(t *testing.T, start starter) (answers []string) {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(command[0], append(command[1:], exe, "-test.run=^"+t.Name()+"$", "-test.v")...)
-	cmd.Env = append(os.Environ(), rerunEnv+"=1")
-	out, err := cmd.CombinedOutput()
+	output, err := os.Create(filepath.Join(t.TempDir(), "output"))
 	if err != nil {
-		t.Fatalf("%v: %v\n%s", command, err, out)
+		t.Fatal(err)
 	}
-	for lines := bufio.NewScanner(strings.NewReader(string(out))); lines.Scan(); {
-		if answer, ok := strings.CutPrefix(lines.Text(), "answer "); ok {
-			answers = append(answers, answer)
+	defer output.Close()
+	pid, err := start([]string{exe, "-test.run=^" + t.Name() + "$", "-test.v"}, append(os.Environ(), rerunEnv+"=1"), output)
+	var ended unix.WaitStatus
+	if err == nil {
+		_, err = unix.Wait4(pid, &ended, 0, nil)
+	}
+	text, readErr := os.ReadFile(output.Name())
+	if err = errors.Join(err, readErr); err != nil || ended != 0 {
+		t.Fatalf("wait status %#x, %v\n%s", ended, err, text)
+	}
+	for line := range strings.Lines(string(text)) {
+		if answer, ok := strings.CutPrefix(line, "answer "); ok {
+			answers = append(answers, strings.TrimSuffix(answer, "\n"))
 		}
 	}
 	return answers
 }
+
+// A starter starts a program, which writes to a file.
+type starter func(argv, env []string, output *os.File) (pid int, err error)
 
 // rerunEnv is set where rerun runs a test.
 const rerunEnv = "TCPTRACE_TEST_RERUN"
@@ -62,9 +76,21 @@ func TestTimeInTimeNamespace(t *testing.T) {
 		return
 	}
 	for _, boottime := range []string{"1000000", "-10"} {
-		if got := rerun(t, "unshare", "--time", "--boottime", boottime); len(got) != 1 || got[0] != "right" {
+		if got := rerun(t, inTimeNamespace(boottime)); len(got) != 1 || got[0] != "right" {
 			t.Errorf("boottime shifted by %s s: %q", boottime, got)
 		}
+	}
+}
+
+// inTimeNamespace starts a program in a time namespace of its own.
+func inTimeNamespace(boottime string) starter {
+	return func(argv, env []string, output *os.File) (pid int, err error) {
+		cmd := exec.Command("unshare", append([]string{"--time", "--boottime", boottime}, argv...)...)
+		cmd.Env, cmd.Stdout, cmd.Stderr = env, output, output
+		if err := cmd.Start(); err != nil {
+			return 0, err
+		}
+		return cmd.Process.Pid, nil
 	}
 }
 

@@ -87,8 +87,7 @@ func lifeOfConnection(cfg probe.Config) []tcp.Event {
 	client := connectTo(listener)
 	server, _, err := unix.Accept4(listener, unix.SOCK_CLOEXEC)
 	check(err, "accept")
-	check(unix.Close(client), "close the client")
-	check(unix.Close(server), "close the server")
+	closeInOrder(client, server)
 
 	var clients, servers []tcp.Event
 	readUntil(p, "the client's TIME_WAIT and the server's end", func(e *tcp.Event) bool {

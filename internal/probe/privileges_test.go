@@ -1,9 +1,11 @@
 package probe
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -39,14 +41,35 @@ func TestTraceWithSysAdmin(t *testing.T) {
 		fmt.Println("answer", cap.GetProc())
 		return
 	}
-	for _, test := range []struct{ drop, want string }{
-		{"-bpf,-perfmon", "cap_dac_read_search,cap_sys_admin=ep"},
-		{"-perfmon", "cap_dac_read_search,cap_sys_admin,cap_bpf=ep"},
-		{"-chown", "cap_dac_read_search,cap_perfmon,cap_bpf=ep"},
+	for _, test := range []struct {
+		without []cap.Value
+		want    string
+	}{
+		{[]cap.Value{cap.BPF, cap.PERFMON}, "cap_dac_read_search,cap_sys_admin=ep"},
+		{[]cap.Value{cap.PERFMON}, "cap_dac_read_search,cap_sys_admin,cap_bpf=ep"},
+		{[]cap.Value{cap.CHOWN}, "cap_dac_read_search,cap_perfmon,cap_bpf=ep"},
 	} {
-		got := rerun(t, "setpriv", "--bounding-set", test.drop, "--inh-caps", test.drop)
+		got := rerun(t, without(t, test.without...))
 		if !slices.Equal(got, []string{test.want}) {
-			t.Errorf("%s: got %q, want %q", test.drop, got, test.want)
+			t.Errorf("without %v: got %q, want %q", test.without, got, test.want)
 		}
+	}
+}
+
+// without starts a program without some capabilities.
+func without(t *testing.T, drop ...cap.Value) starter {
+	t.Helper()
+	iab := cap.IABGetProc()
+	if err := errors.Join(iab.SetVector(cap.Bound, true, drop...), iab.SetVector(cap.Inh, false, drop...)); err != nil {
+		t.Fatal(err)
+	}
+	return func(argv, env []string, output *os.File) (pid int, err error) {
+		launcher := cap.NewLauncher(argv[0], argv, env)
+		launcher.SetIAB(iab)
+		launcher.Callback(func(attr *syscall.ProcAttr, _ any) error {
+			attr.Files = []uintptr{0, output.Fd(), output.Fd()}
+			return nil
+		})
+		return launcher.Launch(nil)
 	}
 }

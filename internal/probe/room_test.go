@@ -1,6 +1,7 @@
 package probe_test
 
 import (
+	"io"
 	"testing"
 	"time"
 
@@ -26,8 +27,10 @@ func TestNoRoomForTimeWait(t *testing.T) {
 			client := connectTo(l)
 			server, _, err := unix.Accept4(l, unix.SOCK_CLOEXEC)
 			check(err, "accept")
-			check(unix.Close(client), "close the client")
+			halfCloseAndWait(client)
 			check(unix.Close(server), "close the server")
+			eventually(patience, "the client is in TIME_WAIT", func() bool { return stateOf(client) == tcp.Close })
+			check(unix.Close(client), "close the client")
 		}
 		entered, untracked := 0, uint64(0)
 		readUntil(p, "TIME_WAIT of all connections", func(e *tcp.Event) bool {
@@ -66,6 +69,7 @@ func TestNoRoomCountsOnce(t *testing.T) {
 			defer unix.Close(server)
 		}
 		for _, fd := range clients { // those that have room first: their mini-sockets have it, too
+			halfCloseAndWait(fd)
 			check(unix.Close(fd), "close the client")
 		}
 		done, untracked := 0, uint64(0)
@@ -120,6 +124,61 @@ func TestSeedTakesNoPlacesForOthers(t *testing.T) {
 		}), "seed")
 		if rows != 1 {
 			t.Errorf("%d rows, want that of the listener", rows)
+		}
+	}))
+}
+
+// halfCloseAndWait sends the FIN of fd and waits for its ACK. Where close() sends it, the mini-socket
+// is made by whoever handles the ACK, at once or much later, and those of others come before it.
+func halfCloseAndWait(fd int) {
+	check(unix.Shutdown(fd, unix.SHUT_WR), "shut down")
+	eventually(patience, "the FIN is acknowledged", func() bool { return stateOf(fd) == tcp.FinWait2 })
+}
+
+// stateOf asks the kernel. A full socket is in CLOSE once its mini-socket is in TIME_WAIT.
+func stateOf(fd int) tcp.State {
+	return tcp.State(must(unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)).State)
+}
+
+// Sockets outside the filter leave the room to others. Up to 6.12 a connection's other end is not
+// known yet when its server's socket is made.
+func TestOthersTakeNoRoom(t *testing.T) {
+	need.Kernel(t)
+	const room, connections = 8, 4 // inside; twice the room outside
+	report(t, onOwnThread(func() {
+		var listeners []int
+		for _, at := range []string{"127.0.0.1:0", "127.0.0.1:0", "[::1]:0"} {
+			l, _, err := listenAt(at)
+			check(err, "listen at "+at)
+			defer unix.Close(l)
+			listeners = append(listeners, l)
+		}
+		outside, inside, six := listeners[0], listeners[1], listeners[2]
+		for _, c := range []struct {
+			filter probe.Config
+			inside int
+		}{
+			{probe.Config{RemotePorts: []uint16{addrPort(must(unix.Getsockname(inside))).Port()}}, inside},
+			{probe.Config{Family: unix.AF_INET6}, six},
+		} {
+			c.filter.MaxSockets, c.filter.OwnerRefresh = room, -1
+			p := must(probe.Open(c.filter))
+			defer p.Close()
+			for range 2 * room {
+				defer unix.Close(connectTo(outside))
+			}
+			for range connections {
+				defer unix.Close(connectTo(c.inside))
+			}
+			p.Stop()
+			var e tcp.Event
+			err := p.Read(&e)
+			for err == nil {
+				err = p.Read(&e)
+			}
+			if losses := p.Losses(); err != io.EOF || losses.Untracked != 0 {
+				t.Errorf("with the filter %+v %d sockets found no room, want none; %v", c.filter, losses.Untracked, err)
+			}
 		}
 	}))
 }

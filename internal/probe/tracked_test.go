@@ -109,12 +109,18 @@ func TestStack(t *testing.T) {
 	for _, a := range addrs {
 		functions = append(functions, runtime.FuncForPC(uintptr(a)).Name())
 	}
-	if len(p.StackTop(ev.Stack)) == 0 {
-		t.Error("the top of the stack is not kept")
-	}
 	if !slices.ContainsFunc(functions, func(f string) bool { return strings.HasSuffix(f, ".TestStack") }) {
 		t.Errorf("the stack of connect() is %q, want TestStack in it", functions)
 	}
+	t.Run("top", func(t *testing.T) {
+		if len(p.StackTop(ev.Stack)) > 0 {
+			return
+		}
+		if kernelBefore(5, 15) {
+			report(t, notHere("programs do not see the registers of a process (bpf_task_pt_regs, since 5.15)"))
+		}
+		t.Error("the top of the stack is not kept")
+	})
 }
 
 // A deadline ends a Read that has nothing to tell, and leaves the probe usable.
@@ -150,8 +156,7 @@ func TestSeedIsComplete(t *testing.T) {
 			client := connectTo(plain)
 			server, _, err := unix.Accept4(plain, unix.SOCK_CLOEXEC)
 			check(err, "accept")
-			check(unix.Close(client), "close the client") // it will be in TIME_WAIT
-			check(unix.Close(server), "close the server")
+			closeInOrder(client, server)
 		}
 		for range each { // nobody accepts them
 			defer unix.Close(connectTo(plain))

@@ -125,7 +125,8 @@ func agentMain(name string) {
 // agentDo answers with the number of the descriptor it got and the address of
 // the connection it made, or ok. Its sockets block: it has nothing else to do.
 func agentDo(command []string, passed int) (string, error) {
-	number := func() int { n, _ := strconv.Atoi(command[1]); return n }
+	argument := func(i int) int { n, _ := strconv.Atoi(command[i]); return n }
+	number := func() int { return argument(1) }
 	switch command[0] {
 	case "connect":
 		return agentConnect(command[1])
@@ -152,6 +153,10 @@ func agentDo(command []string, passed int) (string, error) {
 		return "ok", err
 	case "close":
 		return "ok", unix.Close(number())
+	case "ring":
+		return agentRing(number(), argument(2), argument(3))
+	case "tls":
+		return "ok", setTLS(number(), tlsSend)
 	case "spin":
 		go spin(number())
 	}
@@ -175,12 +180,18 @@ func agentConnect(to string) (string, error) {
 
 // agentListen answers like agentConnect.
 func agentListen(at string, options []string) (string, error) {
+	fd, local, err := listenAt(at, options...)
+	return fmt.Sprintf("%d %v", fd, local), err
+}
+
+// listenAt listens with options.
+func listenAt(at string, options ...string) (fd int, local netip.AddrPort, err error) {
 	addr := netip.MustParseAddrPort(at)
 	family, bind := unix.AF_INET, true
 	if addr.Addr().Is6() {
 		family = unix.AF_INET6
 	}
-	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	for _, option := range options {
 		name, value, _ := strings.Cut(option, "=")
 		switch name {
@@ -199,14 +210,11 @@ func agentListen(at string, options []string) (string, error) {
 	if bind {
 		err = cmp.Or(err, unix.Bind(fd, sockaddr(addr)))
 	}
-	if err := cmp.Or(err, unix.Listen(fd, 8)); err != nil {
-		return "", err
+	if err := cmp.Or(err, unix.Listen(fd, 1024)); err != nil {
+		return -1, netip.AddrPort{}, err
 	}
 	name, err := unix.Getsockname(fd)
-	if err != nil {
-		return "", err
-	}
-	return fmt.Sprintf("%d %v", fd, addrPort(name)), nil
+	return fd, addrPort(name), err
 }
 
 // agentAccept and agentRead poll: what they inherited does not block.

@@ -182,7 +182,11 @@ func rowsAreFresh(n *netns) {
 	if e := row(); e.Comm != "other" {
 		fail("the owner is called %q, want its new name", e.Comm)
 	}
-	n.step("close", func() { worker.do(fmt.Sprint("close ", fd)); c.close() }, s.in(tcp.TimeWait), c.in(tcp.Close))
+	n.step("close", func() {
+		worker.do(fmt.Sprint("close ", fd))
+		c.await(tcp.CloseWait) // or the FINs may cross
+		c.close()
+	}, s.in(tcp.TimeWait), c.in(tcp.Close))
 	n.procs["worker"] = owner{n.procs["worker"].pid, "other"}
 	s.wants(`
 close  ESTABLISHED>FIN_WAIT1   local_close   by=close:worker

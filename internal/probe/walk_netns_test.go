@@ -3,6 +3,7 @@ package probe_test
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -66,20 +67,26 @@ func (n *netns) linkUp(name string) {
 	fd := must(unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0))
 	defer unix.Close(fd)
 	req := must(unix.NewIfreq(name))
-	req.SetUint16(unix.IFF_UP)
+	check(unix.IoctlIfreq(fd, unix.SIOCGIFFLAGS, req), "read the flags of "+name)
+	req.SetUint16(req.Uint16() | unix.IFF_UP) // a VRF has IFF_NOARP, too
 	check(unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, req), "bring "+name+" up")
+}
+
+// link makes one of a kind, which is a module in most kernels. Those of the kind veth come
+// in pairs: the other ends are named veth0, veth1, ...
+func (n *netns) link(kind, name string, data ...byte) {
+	info := slices.Concat(attr(unix.IFLA_INFO_KIND, []byte(kind+"\x00")), attr(unix.IFLA_INFO_DATA, data))
+	err := netlinkRequest(unix.NETLINK_ROUTE, unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL,
+		make([]byte, unix.SizeofIfInfomsg), attr(unix.IFLA_IFNAME, []byte(name+"\x00")), attr(unix.IFLA_LINKINFO, info))
+	if err == unix.EOPNOTSUPP {
+		panic(notHere("this kernel has no " + kind + " (module " + kind + ")"))
+	}
+	check(err, "make a link of the kind "+kind)
 }
 
 // veth makes a link, 10.9.1.1/24, that nobody else is on.
 func (n *netns) veth() {
-	const infoKind, linkInfo = unix.IFLA_INFO_KIND, unix.IFLA_LINKINFO
-	kind := attr(infoKind, []byte("veth\x00"))
-	err := netlinkRequest(unix.NETLINK_ROUTE, unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL,
-		make([]byte, unix.SizeofIfInfomsg), attr(unix.IFLA_IFNAME, []byte("va\x00")), attr(linkInfo, kind))
-	if err == unix.EOPNOTSUPP {
-		panic(notHere("this kernel has no veth (module veth)"))
-	}
-	check(err, "make a veth pair")
+	n.link("veth", "va")
 	va := uint32(must(ifIndex("va")))
 	address := ifAddr(va)
 	address[1] = 24

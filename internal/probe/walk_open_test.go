@@ -2,7 +2,6 @@ package probe_test
 
 import (
 	"net/netip"
-	"os"
 	"strconv"
 	"time"
 
@@ -49,6 +48,7 @@ var openScenarios = []scenario{
 	{name: "v4-mapped server", run: mappedServer},
 	{name: "v4-mapped client", run: mappedClient},
 	{name: "MPTCP", run: overMPTCP},
+	{name: "MPTCP, a second subflow", run: joinedMPTCP},
 }
 
 func listenAndClose(n *netns) {
@@ -403,25 +403,4 @@ func mappedClient(n *netns) {
 	c := n.client(mapped)
 	s := n.connect(l, c, mapped)
 	both(n, c, s)
-}
-
-// Shown are the subflows, the TCP connections that MPTCP is made of. Theirs is
-// no FIN until both processes have closed; the kernel's worker sends it then.
-func overMPTCP(n *netns) {
-	if _, err := os.Stat("/proc/sys/net/mptcp/enabled"); err != nil {
-		panic(notHere("this kernel is built without MPTCP (CONFIG_MPTCP)"))
-	}
-	n.mptcp = true
-	_, c, s := n.established(web)
-	n.step("close", c.close)
-	n.rest()
-	n.step("answer", s.close, c.in(tcp.TimeWait), s.in(tcp.Close))
-	c.wants(`
-answer  ESTABLISHED>FIN_WAIT1   local_close
-answer  FIN_WAIT1>FIN_WAIT2     fin_acked
-answer  FIN_WAIT2>TIME_WAIT     fin_received`)
-	s.wants(`
-answer  ESTABLISHED>CLOSE_WAIT  fin_received
-answer  CLOSE_WAIT>LAST_ACK     local_close
-answer  LAST_ACK>CLOSE          fin_acked`)
 }

@@ -28,6 +28,10 @@ var ownerScenarios = []scenario{
 	{name: "a sockmap's parser reads in softirq", run: func(n *netns) { sockmapReads(n, true) }},
 	{name: "a sockmap's verdict reads in softirq", run: func(n *netns) { sockmapReads(n, false) }},
 	{name: "the last reference is a stranger's read()", run: strangerDrops},
+	{name: "io_uring closes", run: func(n *netns) { ringOwner(n, 0, false) }},
+	{name: "io_uring reads and closes", run: func(n *netns) { ringOwner(n, 0, true) }},
+	{name: "a worker of io_uring closes", run: func(n *netns) { ringOwner(n, ringAsync, false) }},
+	{name: "a worker of io_uring reads and closes", run: func(n *netns) { ringOwner(n, ringAsync, true) }},
 }
 
 // The parent's close ends nothing; the child's does.

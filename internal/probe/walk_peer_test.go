@@ -150,9 +150,24 @@ func (n *netns) netlink(protocol int, kind, flags uint16, parts ...[]byte) {
 }
 
 func netlinkRequest(protocol int, kind, flags uint16, parts ...[]byte) error {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
+	reply, err := netlinkReply(protocol, kind, flags|unix.NLM_F_ACK, parts...)
 	if err != nil {
 		return err
+	}
+	if len(reply) < unix.NLMSG_HDRLEN+4 || binary.NativeEndian.Uint16(reply[4:]) != unix.NLMSG_ERROR {
+		return fmt.Errorf("netlink answer of %d bytes is not an acknowledgement", len(reply))
+	}
+	if code := int32(binary.NativeEndian.Uint32(reply[unix.NLMSG_HDRLEN:])); code != 0 {
+		return unix.Errno(-code)
+	}
+	return nil
+}
+
+// netlinkReply sends one request and returns what comes first.
+func netlinkReply(protocol int, kind, flags uint16, parts ...[]byte) ([]byte, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
+	if err != nil {
+		return nil, err
 	}
 	defer unix.Close(fd)
 	m := make([]byte, unix.NLMSG_HDRLEN)
@@ -161,22 +176,13 @@ func netlinkRequest(protocol int, kind, flags uint16, parts ...[]byte) error {
 	}
 	binary.NativeEndian.PutUint32(m[0:], uint32(len(m)))
 	binary.NativeEndian.PutUint16(m[4:], kind)
-	binary.NativeEndian.PutUint16(m[6:], flags|unix.NLM_F_REQUEST|unix.NLM_F_ACK)
+	binary.NativeEndian.PutUint16(m[6:], flags|unix.NLM_F_REQUEST)
 	if err := unix.Sendto(fd, m, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return err
+		return nil, err
 	}
 	reply := make([]byte, 4096)
 	size, _, err := unix.Recvfrom(fd, reply, 0)
-	if err != nil {
-		return err
-	}
-	if size < unix.NLMSG_HDRLEN+4 || binary.NativeEndian.Uint16(reply[4:]) != unix.NLMSG_ERROR {
-		return fmt.Errorf("netlink answer of %d bytes is not an acknowledgement", size)
-	}
-	if code := int32(binary.NativeEndian.Uint32(reply[unix.NLMSG_HDRLEN:])); code != 0 {
-		return unix.Errno(-code)
-	}
-	return nil
+	return reply[:max(size, 0)], err
 }
 
 // destroy is SOCK_DESTROY, what ss -K sends.

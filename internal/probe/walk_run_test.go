@@ -60,6 +60,9 @@ func TestWalk(t *testing.T) {
 	for _, sentence := range w.probe.Limitations() {
 		t.Error(sentence)
 	}
+	if w.hidden, err = openHidden(); err != nil {
+		t.Logf("a change that the kernel hides from BPF will count as missing: %v", err)
+	}
 	slow := map[string]<-chan error{}
 	for _, g := range groups {
 		for _, s := range g.scenarios {
@@ -82,8 +85,11 @@ func TestWalk(t *testing.T) {
 		})
 	}
 	account, err := w.close()
-	if err != nil {
+	if err := errors.Join(err, w.hidden.close()); err != nil {
 		t.Error(err)
+	}
+	if again := w.hidden.unjudged; len(again) > 0 {
+		t.Logf("run again, as something happened under process 1: %q", again)
 	}
 	// Others may use the machine meanwhile. What is lost of the scenarios' own
 	// events is missing in their tables.
@@ -101,6 +107,8 @@ var groups = []struct {
 	{"owners", ownerScenarios},
 	{"listeners", listenerScenarios},
 	{"descriptors", descriptorScenarios},
+	{"twins", twinScenarios},
+	{"TLS", tlsScenarios},
 	{"seeding", seedScenarios},
 	{"TIME_WAIT", timeWaitScenarios},
 }
@@ -126,7 +134,8 @@ type walk struct {
 	err    error                  // why the stream is not whole, or why it ended
 	ended  chan struct{}
 
-	held []*os.File // namespaces, whose inode numbers would be reused
+	hidden *hidden
+	held   []*os.File // namespaces, whose inode numbers would be reused
 }
 
 func openWalk(config probe.Config) (*walk, error) {
@@ -199,25 +208,36 @@ func (w *walk) close() (probe.Losses, error) {
 }
 
 // start runs s on a thread of its own, which is thrown away with the namespace
-// it moved to.
+// it moved to. A scenario that the kernel hid something of is run again.
 func (w *walk) start(s scenario) <-chan error {
 	done := make(chan error, 1)
 	go func() {
-		var n *netns
-		err := onOwnThread(func() {
-			n = w.newNetns(s.dies)
-			defer n.leave()
-			s.run(n)
-			if !s.dies {
-				n.markEnd()
+		n, err := w.try(s)
+		for range 3 {
+			if err == nil || !w.hidden.has(n) {
+				break
 			}
-		})
-		if err == nil {
-			err = n.verify()
+			w.hidden.note(s.name)
+			n, err = w.try(s)
 		}
 		done <- err
 	}()
 	return done
+}
+
+func (w *walk) try(s scenario) (n *netns, err error) {
+	err = onOwnThread(func() {
+		n = w.newNetns(s.dies)
+		defer n.leave()
+		s.run(n)
+		if !s.dies {
+			n.markEnd()
+		}
+	})
+	if err == nil {
+		err = n.verify()
+	}
+	return n, err
 }
 
 // failure and notHere end a scenario: it went wrong, or this kernel cannot do

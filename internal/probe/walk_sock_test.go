@@ -22,8 +22,9 @@ type sock struct {
 	fd            int    // -1: not the test's, not accepted yet, or closed
 	cookie        uint64 // 0: never asked for
 	local, remote netip.AddrPort
-	mptcp         bool // fd is the MPTCP socket; local and remote are its subflow's
-	bound         bool // the local port is known before connect()
+	device        uint32 // that it is bound to, or of its scope; 0: not looked at
+	mptcp         bool   // fd is the MPTCP socket; local and remote are its subflow's
+	bound         bool   // the local port is known before connect()
 	accepted      bool
 	acceptedBy    string // the process that accepted, where another one listened
 	holder        string // of netns.procs, where it is not the test
@@ -91,6 +92,12 @@ func (s *sock) bind(addr string) {
 	s.local, s.bound = netip.MustParseAddrPort(addr), true
 	s.set(unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
 	check(unix.Bind(s.fd, sockaddr(s.local)), "bind to "+addr)
+}
+
+// onDevice binds to a network device, which belongs to what tells it from other sockets.
+func (s *sock) onDevice(name string) {
+	check(unix.BindToDevice(s.fd, name), "bind to the device "+name)
+	s.device = uint32(must(ifIndex(name)))
 }
 
 // connect starts to connect; the error is the one of the call itself.

@@ -187,6 +187,9 @@ func (n *netns) sockOf(e *tcp.Event) *sock {
 }
 
 func (s *sock) hasEnds(e *tcp.Event) bool {
+	if s.device != 0 && e.Device != s.device {
+		return false
+	}
 	if s.role == tcp.Listener {
 		return e.Local == s.local && e.Remote.Port() == 0
 	}

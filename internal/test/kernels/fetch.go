@@ -39,16 +39,22 @@ func (k *kernel) complete() bool {
 }
 
 // parts are the files of the packages that a guest needs, and the names they get. The
-// modules are those that the kernel itself would ask modprobe for, for sock_diag and veth.
-var parts = []struct {
-	path *regexp.Regexp
-	name string
-}{
-	{regexp.MustCompile(`^\./(boot/vmlinuz-[^/]*|usr/lib/modules/[^/]*/vmlinuz)$`), "vmlinuz"},
-	{regexp.MustCompile(`^\./(usr/)?bin/busybox$`), "busybox"},
-	{regexp.MustCompile(`/kernel/net/ipv4/inet_diag\.ko(\.xz)?$`), "inet_diag.ko"},
-	{regexp.MustCompile(`/kernel/net/ipv4/tcp_diag\.ko(\.xz)?$`), "tcp_diag.ko"},
-	{regexp.MustCompile(`/kernel/drivers/net/veth\.ko(\.xz)?$`), "veth.ko"},
+// modules are those that the kernel itself would ask modprobe for: for sock_diag, for links
+// of the kinds veth and vrf, and for TLS in the kernel.
+var parts = []part{
+	{path: regexp.MustCompile(`^\./(boot/vmlinuz-[^/]*|usr/lib/modules/[^/]*/vmlinuz)$`), name: "vmlinuz"},
+	{path: regexp.MustCompile(`^\./(usr/)?bin/busybox$`), name: "busybox"},
+	{path: regexp.MustCompile(`/kernel/net/ipv4/inet_diag\.ko(\.xz)?$`), name: "inet_diag.ko"},
+	{path: regexp.MustCompile(`/kernel/net/ipv4/tcp_diag\.ko(\.xz)?$`), name: "tcp_diag.ko"},
+	{path: regexp.MustCompile(`/kernel/drivers/net/veth\.ko(\.xz)?$`), name: "veth.ko"},
+	{path: regexp.MustCompile(`/kernel/drivers/net/vrf\.ko(\.xz)?$`), name: "vrf.ko"},
+	{path: regexp.MustCompile(`/kernel/net/tls/tls\.ko(\.xz)?$`), name: "tls.ko", lacking: "bullseye"},
+}
+
+type part struct {
+	path    *regexp.Regexp
+	name    string
+	lacking string // the suite whose kernel is built without it
 }
 
 // fetch returns the newest kernel of a guest's series. What was fetched once is kept:
@@ -56,7 +62,9 @@ var parts = []struct {
 func fetch(ctx context.Context, g guest, arch, folder string) (*kernel, error) {
 	k := &kernel{folder: folder}
 	for _, p := range parts {
-		k.files = append(k.files, file{name: p.name, from: filepath.Join(folder, p.name)})
+		if p.lacking != g.suite {
+			k.files = append(k.files, file{name: p.name, from: filepath.Join(folder, p.name)})
+		}
 	}
 	if k.complete() {
 		return k, nil
@@ -83,9 +91,9 @@ func fetch(ctx context.Context, g guest, arch, folder string) (*kernel, error) {
 			return nil, fmt.Errorf("unpack %s: %w", filepath.Base(deb), err)
 		}
 	}
-	for _, p := range parts {
-		if _, err := os.Stat(filepath.Join(unpacked, p.name)); err != nil {
-			return nil, fmt.Errorf("the packages hold no file %v", p.path)
+	for _, f := range k.files {
+		if _, err := os.Stat(filepath.Join(unpacked, f.name)); err != nil {
+			return nil, fmt.Errorf("the packages hold no %s: see the table of parts", f.name)
 		}
 	}
 	if err := os.RemoveAll(folder); err != nil { // of a version that needed less

@@ -16,7 +16,7 @@ import (
 
 // guestLimit is how long a guest may run. The limits of the tests in init.sh are
 // shorter, so that they are what ends a test that hangs, and says where.
-const guestLimit = 18 * time.Minute
+const guestLimit = 25 * time.Minute
 
 // machine is how an architecture is emulated: its two serial ports are for the log of
 // the kernel and for the results.

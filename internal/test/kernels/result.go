@@ -144,25 +144,36 @@ func (r *result) report() string {
 // cell identifies a field of a guest's row.
 type cell struct{ feature, way string }
 
+// features are what tests are about that do not belong to the walk, by the beginning of
+// their names. The other tests share a column.
+var features = []struct{ tests, name string }{
+	{"TestOverloadIsCountedExactly", "loss accounting"},
+	{"TestTracerAgreesWithOracle", "interrupts (RPS)"},
+	{"TestSeedIsComplete", "seeding"},
+	{"TestMissed", "missed transitions"},
+	{"TestLockdown", "lockdown"},
+	{"TestDirectReads", "direct reads"},
+	{"TestNoRoom", "full tables"},
+	{"TestOthersTakeNoRoom", "full tables"},
+	{"TestKernelClocks", "the kernel's clocks"},
+	{"TestNamespace", "namespaces"},
+	{"TestHiddenNamespace", "namespaces"},
+	{"TestManyNamespaces", "namespaces"},
+	{"TestDestroy", "closing"},
+	{"TestStack", "stacks"},
+}
+
 // feature names what a test is about: the group of scenarios it belongs to.
 func feature(test string) string {
-	top, _, _ := strings.Cut(test, "/")
-	switch group := path.Dir(test); {
-	case top == "TestOverloadIsCountedExactly":
-		return "loss accounting"
-	case top == "TestTracerAgreesWithOracle":
-		return "interrupts (RPS)"
-	case top == "TestSeedIsComplete":
-		return "seeding"
-	case top == "TestMissedTransition":
-		return "missed transitions"
-	case top == "TestLockdown":
-		return "lockdown"
-	case group == ".":
-		return test
-	default:
-		return strings.TrimPrefix(group, "TestWalk/")
+	if group, ok := strings.CutPrefix(path.Dir(test), "TestWalk/"); ok {
+		return group
 	}
+	for _, f := range features {
+		if strings.HasPrefix(test, f.tests) {
+			return f.name
+		}
+	}
+	return "others"
 }
 
 // table shows every guest and every feature, one block for each way to hook in, and why a

@@ -275,23 +275,17 @@ func (tr *tracer) stop() {
 	}
 }
 
-// initThreads are the threads of process 1. Some kernels (6.18 of some virtual machines)
-// run no BPF program while one of them is current, even in a softirq that interrupts it,
-// and do not count that: tracefs sees such a change and no BPF tracer can. The test
-// cannot judge the connection that it belongs to.
+// initThreads are InitThreads. The test cannot judge a connection of which a step happened
+// under one of them.
 func initThreads(t *testing.T) map[uint32]bool {
 	t.Helper()
-	entries, err := os.ReadDir("/proc/1/task")
+	ids, err := InitThreads()
 	if err != nil {
 		t.Fatal(err)
 	}
 	threads := map[uint32]bool{}
-	for _, e := range entries {
-		id, err := strconv.ParseUint(e.Name(), 10, 32)
-		if err != nil {
-			t.Fatal(err)
-		}
-		threads[uint32(id)] = true
+	for _, id := range ids {
+		threads[id] = true
 	}
 	return threads
 }

@@ -86,6 +86,24 @@ func Record(name string, megabytes int, threads ...uint32) (*Recorder, error) {
 	return r, nil
 }
 
+// InitThreads are the threads of process 1. Some kernels (6.18 of some virtual machines)
+// run no BPF program while one of them is current, even in a softirq that interrupts it,
+// and do not count that: tracefs sees such a change and no BPF tracer can.
+func InitThreads() (ids []uint32, err error) {
+	entries, err := os.ReadDir("/proc/1/task")
+	if err != nil {
+		return nil, fmt.Errorf("list the threads of process 1: %w", err)
+	}
+	for _, e := range entries {
+		id, err := strconv.ParseUint(e.Name(), 10, 32)
+		if err != nil {
+			return nil, fmt.Errorf("list the threads of process 1: %w", err)
+		}
+		ids = append(ids, uint32(id))
+	}
+	return ids, nil
+}
+
 func (r *Recorder) set(file, value string) error {
 	if err := os.WriteFile(filepath.Join(r.dir, file), []byte(value), 0); err != nil {
 		return fmt.Errorf("set up the tracing instance: %w", err)
