@@ -166,11 +166,12 @@ static __always_inline int file_seen(struct bpf_iter__task_file *ctx)
 	if (!task || !file)
 		return 0;
 	self_tgid = bpf_get_current_pid_tgid() >> 32;
-	if (BPF_CORE_READ(file, f_inode, i_sb, s_magic) == NSFS_MAGIC)
-		write_namespace(ctx->meta->seq, 0, task->tgid, ctx->fd);
 	sk = sock_of(file);
-	if (!sk)
+	if (!sk) {
+		if (BPF_CORE_READ(file, f_inode, i_sb, s_magic) == NSFS_MAGIC)
+			write_namespace(ctx->meta->seq, 0, task->tgid, ctx->fd);
 		return 0;
+	}
 	netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
 	if (netns != last_netns) {
 		write_namespace(ctx->meta->seq, netns, task->tgid, ctx->fd);
@@ -328,7 +329,24 @@ __noinline int seed_queued(u64 listener, u64 request)
 	return 0;
 }
 
+#define QUEUE_CHUNK 64
 #define MAX_QUEUED 4096 /* as net.core.somaxconn. Whoever waits behind them has no owner yet. */
+
+/*
+ * seed_chunk looks at the next few children of an accept queue, and returns the request that
+ * follows them; 0: none. A global function too: a loop as long as the queue would cost the
+ * verifier half of the time that it takes for everything.
+ */
+__noinline u64 seed_chunk(u64 listener, u64 request)
+{
+	u64 req = request;
+
+	for (int i = 0; i < QUEUE_CHUNK && req; i++) {
+		seed_queued(listener, req);
+		bpf_probe_read_kernel(&req, sizeof(req), (void *)req + bpf_core_field_offset(struct request_sock, dl_next));
+	}
+	return req;
+}
 
 static __noinline int seed_queue(struct tcp_sock *tp)
 {
@@ -339,10 +357,8 @@ static __noinline int seed_queue(struct tcp_sock *tp)
 		return 0;
 	listener = info->sk; /* a number to the verifier, as seed_queued takes it */
 	bpf_probe_read_kernel(&req, sizeof(req), &tp->inet_conn.icsk_accept_queue.rskq_accept_head);
-	for (int i = 0; i < MAX_QUEUED && req; i++) {
-		seed_queued(listener, req);
-		bpf_probe_read_kernel(&req, sizeof(req), (void *)req + bpf_core_field_offset(struct request_sock, dl_next));
-	}
+	for (int i = 0; i < MAX_QUEUED / QUEUE_CHUNK && req; i++)
+		req = seed_chunk(listener, req);
 	return 0;
 }
 
@@ -668,6 +684,7 @@ static __always_inline int known_row(struct bpf_iter__bpf_map_elem *ctx)
 	struct sock_head head;
 	struct event e = {};
 	struct conn c;
+	u64 cookie;
 	u8 state;
 
 	if (!info || !key || info->flags & (INFO_CHILD | INFO_MINI))
@@ -683,11 +700,12 @@ static __always_inline int known_row(struct bpf_iter__bpf_map_elem *ctx)
 	probe_conn(&c, (void *)info->sk, &head);
 	if (sk)
 		c.lport = bpf_ntohs(BPF_CORE_READ((struct inet_sock *)sk, inet_sport));
-	if (!selected(&c) || !still_there(info, *key, &c, HEAD_FIELD(&head, skc_cookie).counter))
+	cookie = HEAD_FIELD(&head, skc_cookie).counter;
+	if (!selected(&c) || !still_there(info, *key, &c, cookie))
 		return 0;
 	begin_row(&e, &c, info, state == info->state ? info->kind : DURATION_UNKNOWN);
 	e.new_state = state;
-	e.cookie = HEAD_FIELD(&head, skc_cookie).counter;
+	e.cookie = cookie;
 	if (sk) {
 		read_again(&e, info, sk);
 		if (state != TCP_CLOSE || c.rport) /* tcp_disconnect sets write_seq for the next connection */

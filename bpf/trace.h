@@ -104,8 +104,8 @@ struct sock_info {
 	u8 kind; /* of the duration that since gives */
 	u8 role;
 	u8 mptcp;
-	u32 flags;
 	u32 stack; /* as in struct event */
+	u32 flags; /* not at a multiple of 8: there the verifier follows each value on the stack */
 	struct owner owner;
 };
 
@@ -290,6 +290,23 @@ static __always_inline void read_conn(struct conn *to, const struct sock_common 
  * once, as each bpf_probe_read_kernel costs 25 ns. The head of struct sock_common
  * up to the cookie takes 96 bytes where nothing is configured out.
  */
+#ifdef DIRECT_READS
+
+/* A field is as cheap as any other, so nothing is copied. */
+struct sock_head {
+	const struct sock_common *common;
+};
+
+#define HEAD_FIELD(head, field) ((head)->common->field)
+
+static __always_inline void probe_conn(struct conn *to, const void *sock, struct sock_head *head)
+{
+	head->common = CAST(struct sock_common, sock);
+	read_conn(to, head->common);
+}
+
+#else
+
 struct sock_head {
 	u64 words[16];
 };
@@ -329,6 +346,8 @@ static __always_inline void probe_conn(struct conn *to, const void *sock, struct
 	net = *(struct net **)((void *)head + bpf_core_field_offset(struct sock_common, skc_net.net));
 	to->netns = BPF_CORE_READ(net, ns.inum);
 }
+
+#endif
 
 /*
  * conn_key hashes an address pair, the identity of a mini-socket. The cookie

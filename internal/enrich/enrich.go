@@ -42,6 +42,8 @@ type Enricher struct {
 	owners  map[ownerKey]owner
 	lastID  uint64 // most events are of the cgroup that the one before was of
 	last    cgroup
+	lastKey ownerKey // ... and of the owner
+	lastOne owner
 }
 
 type cgroup struct {

@@ -32,7 +32,11 @@ func (e *Enricher) fillOwner(ev *tcp.Event) {
 	if ev.OwnerSource == "" || !e.proc.HasEventPIDs() || !wantsContainer && !wantsName {
 		return
 	}
-	o := e.owner(ev)
+	key := ownerKey{ev.PID, ev.Comm, ev.CgroupID}
+	if key != e.lastKey || ev.BootNS >= e.lastOne.check {
+		e.lastKey, e.lastOne = key, e.owner(key, ev)
+	}
+	o := &e.lastOne
 	if wantsContainer {
 		ev.ContainerID = o.container
 	}
@@ -44,8 +48,7 @@ func (e *Enricher) fillOwner(ev *tcp.Event) {
 // owner reads the owner of an event, or remembers it. A process that is gone keeps
 // what is known of it: its sockets may outlive it. One that no longer holds the
 // socket is not read again: its pid may be another's by now.
-func (e *Enricher) owner(ev *tcp.Event) owner {
-	key := ownerKey{ev.PID, ev.Comm, ev.CgroupID}
+func (e *Enricher) owner(key ownerKey, ev *tcp.Event) owner {
 	o, known := e.owners[key]
 	if known && ev.BootNS < o.check || ev.Holder == tcp.Gone {
 		return o

@@ -224,8 +224,8 @@ type bpfSockInfo struct {
 	Kind   uint8
 	Role   uint8
 	Mptcp  uint8
-	Flags  uint32
 	Stack  uint32
+	Flags  uint32
 	Owner  struct {
 		_      structs.HostLayout
 		Comm   [16]int8

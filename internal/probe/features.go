@@ -51,6 +51,7 @@ const (
 	hookTrampoline = "inet_csk_accept"
 	hookTypes      = "btf"
 	hookReads      = "bpf_probe_read_kernel"
+	hookCasts      = "bpf_rdonly_cast"
 )
 
 // hook is one way into the kernel.
@@ -207,7 +208,7 @@ func newHookSet(cfg Config, plan hookPlan) (*hookSet, error) {
 	if !slices.Contains([]Hooks{"", HooksAuto, HooksTracepoints, HooksTrampolines}, cfg.Hooks) {
 		return nil, fmt.Errorf("unknown hooks %q: they are auto, tracepoints or trampolines", cfg.Hooks)
 	}
-	known := []string{hookTrampoline, hookSymbols, hookTypes, hookReads, stacksHook.name, trackedHook.name}
+	known := []string{hookTrampoline, hookSymbols, hookTypes, hookReads, hookCasts, stacksHook.name, trackedHook.name}
 	for _, h := range hooks {
 		known = append(known, h.name)
 	}

@@ -4,6 +4,6 @@ package probe
 //go:generate go tool bpf2go -tags linux -target bpfel -type kind -type reason -type duration_kind -type role -type owner_source -type holder -type event_flags -type caller bpf ../../bpf/tcptrace.bpf.c -- -I../.. -I../../bpf -Wall -Werror
 //go:generate go tool bpf2go -tags linux -target bpfel -no-global-types trampoline ../../bpf/trampoline.bpf.c -- -I../.. -I../../bpf -Wall -Werror
 
-// The same sources for kernels that refuse bpf_probe_read_kernel, see bpf/read.h.
+// The same sources with direct reads, see bpf/read.h.
 //go:generate go tool bpf2go -tags linux -target bpfel -no-global-types direct ../../bpf/tcptrace.bpf.c -- -I../.. -I../../bpf -Wall -Werror -DDIRECT_READS
 //go:generate go tool bpf2go -tags linux -target bpfel -no-global-types directTrampoline ../../bpf/trampoline.bpf.c -- -I../.. -I../../bpf -Wall -Werror -DDIRECT_READS

@@ -152,16 +152,16 @@ func (set *hookSet) loadObject(cfg Config, types *types, objs *bpfObjects) error
 	return nil
 }
 
-// readsDirectly chooses how the programs read the kernel's memory, see bpf/read.h: with
-// bpf_probe_read_kernel, or where the kernel refuses that to everybody, directly.
+// readsDirectly chooses how the programs read the kernel's memory, see bpf/read.h: directly
+// where the kernel has what it takes, as that costs less, else with bpf_probe_read_kernel.
 func (set *hookSet) readsDirectly(kernel *btf.Spec) (bool, error) {
-	if set.has(hookReads) && !lockedDown() {
-		return false, nil
+	if set.has(hookCasts) && canReadDirectly(kernel) {
+		return true, nil
 	}
-	if !canReadDirectly(kernel) {
+	if !set.has(hookReads) || lockedDown() {
 		return false, ErrLockedDown
 	}
-	return true, nil
+	return false, nil
 }
 
 // findMissing looks for hooks that this kernel lacks before anything is loaded: the

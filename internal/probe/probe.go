@@ -90,6 +90,7 @@ type Probe struct {
 	stopOnce sync.Once
 	owners   sync.WaitGroup // the goroutine of refreshOwners
 	looking  sync.Mutex     // one pass over all files at a time
+	lookedAt time.Time      // when the last one ended; guarded by looking
 }
 
 // Open loads the programs and attaches them; when it returns, every state change

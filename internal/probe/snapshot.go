@@ -332,31 +332,38 @@ const ownerShare = 50
 
 // refreshOwners finds the holder of every socket whose owner is only inherited
 // from a listener, or that was passed to another process, until the probe stops.
-// What it finds is kept in the kernel.
+// What it finds is kept in the kernel. It leaves out what TrackedSockets has just done.
 func (p *Probe) refreshOwners(interval time.Duration) {
 	defer p.owners.Done()
+	wait := interval
 	for {
 		select {
 		case <-p.stop:
 			return
-		case <-time.After(interval):
+		case <-time.After(wait):
 		}
-		started := time.Now()
 		p.looking.Lock()
+		started := time.Now()
+		if wait = p.lookedAt.Add(interval).Sub(started); wait > 0 {
+			p.looking.Unlock()
+			continue
+		}
 		_, err := p.refreshOnce()
 		p.looking.Unlock()
 		if err != nil {
 			return // only at Close: the maps are gone
 		}
 		interval = max(interval, ownerShare*time.Since(started))
+		wait = interval
 	}
 }
 
 // refreshOnce takes a second pass only where it may find something: each one holds the files
 // of others for a moment, and so may hold up the FIN of a close(). It returns the files that
-// lead to network namespaces.
+// lead to network namespaces. The caller holds looking.
 func (p *Probe) refreshOnce() ([]openFile, error) {
 	var pass, strangers uint32
+	defer func() { p.lookedAt = time.Now() }()
 	if err := p.objs.Pass.Get(&pass); err != nil {
 		return nil, err
 	}

@@ -1,5 +1,7 @@
 package tcp
 
+import "reflect"
+
 // The bounds of a Selector. A held event takes 384 bytes and a Life, with its entry in
 // the table, 150 to 260: 25 MB and 68 MB at most. Nothing is taken before a filter needs
 // it.
@@ -22,6 +24,7 @@ const (
 // A Selector belongs to one goroutine. Its memory is bounded; see Dropped.
 type Selector struct {
 	filter  Filter
+	all     bool // the filter asks for nothing, so there is nothing to judge
 	lasting bool // no state is kept
 	lives   *Tracker[choice]
 	where   *Namespaces
@@ -51,7 +54,7 @@ type held struct {
 
 // NewSelector returns a Selector for a filter, which is not to be changed any more.
 func NewSelector(f Filter) *Selector {
-	s := &Selector{filter: f, lasting: f.lasting(), where: NewNamespaces(f)}
+	s := &Selector{filter: f, all: reflect.ValueOf(f).IsZero(), lasting: f.lasting(), where: NewNamespaces(f)}
 	s.lives = NewTracker(maxChosen, s.stopWaiting)
 	s.waiting.Value.prev, s.waiting.Value.next = &s.waiting, &s.waiting
 	return s
@@ -72,7 +75,10 @@ func (s *Selector) Namespaces() *Namespaces { return s.where }
 // returned.
 func (s *Selector) Select(ev *Event, emit func(*Event) error) error {
 	switch {
-	case ev.Kind == Unseen && !s.where.Have(ev.NetNS):
+	case s.all && ev.Kind.OfSocket():
+		s.where.Note(ev)
+		return emit(ev)
+	case ev.Kind == Unseen && !s.all && !s.where.Have(ev.NetNS):
 		return nil
 	case !ev.Kind.OfSocket():
 		return emit(ev)
