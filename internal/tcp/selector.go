@@ -78,7 +78,7 @@ func (s *Selector) Select(ev *Event, emit func(*Event) error) error {
 	case s.all && ev.Kind.OfSocket():
 		s.where.Note(ev)
 		return emit(ev)
-	case ev.Kind == Unseen && !s.all && !s.where.Have(ev.NetNS):
+	case ev.Kind == Unseen && !s.where.Have(ev.NetNS):
 		return nil
 	case !ev.Kind.OfSocket():
 		return emit(ev)
