@@ -40,7 +40,13 @@ func (e *env) openKernel(config probe.Config) (kernel, error) {
 }
 
 // begin gives up what no live command ever needs, before anything of others is looked at.
-func begin() error { return confined(probe.SetupNeeds())() }
+// Where nothing can be traced the error comes next, and speaks of a process as it was started.
+func begin() error {
+	if !probe.HasPrivileges() {
+		return nil
+	}
+	return confined(probe.SetupNeeds())()
+}
 
 // sayLimits says what is not seen from where this process runs. It comes after the first
 // that works: where nothing does, that error is enough.

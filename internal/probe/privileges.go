@@ -43,6 +43,9 @@ func checkPrivileges() error {
 	return &lack
 }
 
+// HasPrivileges reports whether this process has the capabilities that Open needs.
+func HasPrivileges() bool { return checkPrivileges() == nil }
+
 // A Task is something that a command still does when it confines itself.
 type Task int
 
