@@ -45,6 +45,7 @@ var forTheEye = map[string][]string{
 	"median":   {"median_s"},
 	"open/max": {"open_files", "max_files"},
 	"of_range": {"ports_held", "local_ports"},
+	"states":   slices.Concat(stays...),
 }
 
 // plain puts names of fields in the place of those that are for the eye.
