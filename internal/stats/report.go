@@ -43,6 +43,11 @@ type Edge struct {
 	Reasons        []Reason
 }
 
+// PerSecond is how often it was taken; false: no time has passed.
+func (e *Edge) PerSecond(watched uint64) (float64, bool) {
+	return float64(e.Count) * 1e9 / float64(max(watched, 1)), watched > 0
+}
+
 // Reason is why an edge was taken: so many times. Empty: not known.
 type Reason struct {
 	Reason tcp.Reason
