@@ -23,7 +23,7 @@ type statsCmd struct {
 	Top      count     `default:"10" placeholder:"COUNT" group:"Output" help:"Groups to print, those with most connections first; default 10. JSON has all."`
 	Interval *duration `placeholder:"TIME" group:"Output" help:"Time from one report to the next; default 2s on a terminal, elsewhere one report at the end."`
 
-	filterFlags  `embed:"" group:"Filters (of sockets)"`
+	followFlags  `embed:"" group:"Filters (of sockets)"`
 	tracingFlags `embed:""`
 }
 
@@ -58,7 +58,7 @@ func (c *statsCmd) Run(e *env) error {
 	if columns && c.Read == nil && interval == 0 && terminal.IsTerminal(e.stdout) {
 		interval = statsInterval
 	}
-	return c.run(e, &c.filterFlags, view{
+	return c.run(e, &c.followFlags, view{
 		interval: interval,
 		open: func(source pipeline.Source, offset int64) (pipeline.Consumer, error) {
 			if columns && c.Read == nil {
