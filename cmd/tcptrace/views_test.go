@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -253,5 +255,109 @@ func TestManPageListsConnectionFields(t *testing.T) {
 		if !strings.Contains(manPage, field) {
 			t.Errorf("the manual does not name %s", field)
 		}
+	}
+}
+
+// crowd is a source of clients, of which as many are open at a time as it has room for: each
+// a socket and an address pair of its own.
+type crowd struct {
+	pipeline.Ended
+	life  []tcp.Event
+	open  []int // how far each of those that are open has come
+	born  uint64
+	names []uint64
+	next  int
+	left  int
+}
+
+func newCrowd(open, events int) *crowd {
+	c := &crowd{life: clientLife(), open: make([]int, open), names: make([]uint64, open), left: events}
+	for i := range c.life { // as the kernel has them
+		e := &c.life[i]
+		e.Cgroup = "/system.slice/curl.service"
+		if e.Old == tcp.Established || e.New == tcp.Close || e.New == tcp.TimeWait {
+			e.HasCounters, e.BytesSent, e.BytesReceived, e.SRTT = true, 79, 8510, 251
+			e.HasQueues, e.TxQueue = true, 1
+		}
+	}
+	for i := range c.open {
+		c.open[i] = len(c.life)
+	}
+	return c
+}
+
+func (c *crowd) Read(e *tcp.Event) error {
+	if c.left == 0 {
+		return io.EOF
+	}
+	c.left--
+	i := c.next
+	c.next = (i + 1) % len(c.open)
+	if c.open[i] == len(c.life) {
+		c.open[i] = 0
+		c.born++
+		c.names[i] = c.born
+	}
+	*e = c.life[c.open[i]]
+	c.open[i]++
+	e.Cookie = c.names[i]
+	addr := e.Local.Addr().As4()
+	addr[3] = byte(c.names[i] >> 16)
+	e.Local = netip.AddrPortFrom(netip.AddrFrom4(addr), uint16(c.names[i]))
+	return nil
+}
+
+func (c *crowd) More() bool { return c.left%64 != 0 }
+
+// crowdViews are the consumers, at their bound.
+func crowdViews() map[string]func() pipeline.Consumer {
+	return map[string]func() pipeline.Consumer{
+		"connections": func() pipeline.Consumer {
+			j := output.NewConnectionJSON(io.Discard)
+			return connection.NewCollector(connection.Config{Max: maxFollowed, Show: j.Write, Flush: j.Flush})
+		},
+		"connections, TIME_WAIT included": func() pipeline.Consumer {
+			j := output.NewConnectionJSON(io.Discard)
+			return connection.NewCollector(connection.Config{Max: maxFollowed, TimeWait: true, Show: j.Write, Flush: j.Flush})
+		},
+		"stats": func() pipeline.Consumer {
+			return stats.NewTally(stats.Config{By: stats.ByComm, Max: maxFollowed, Show: output.NewStatsJSON(io.Discard).Write})
+		},
+		"-j": func() pipeline.Consumer { return &stream{writer: output.NewJSON(io.Discard)} },
+	}
+}
+
+// Memory is that of the connections that are open at a time, not of how many there were.
+func TestViewsStaySmall(t *testing.T) {
+	for name, open := range crowdViews() {
+		heap := func(events int) uint64 {
+			to := open()
+			if _, err := pipeline.Run(context.Background(), pipeline.Config{}, newCrowd(1000, events), to); err != nil {
+				t.Fatal(err)
+			}
+			var m runtime.MemStats
+			runtime.GC()
+			runtime.ReadMemStats(&m)
+			runtime.KeepAlive(to)
+			return m.HeapAlloc
+		}
+		few := heap(12_000)
+		many := heap(240_000)
+		if many > few+1<<20 {
+			t.Errorf("%s: %d KiB after 2,000 connections, %d after 40,000", name, few>>10, many>>10)
+		}
+	}
+}
+
+func BenchmarkViews(b *testing.B) {
+	for name, open := range crowdViews() {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			source := newCrowd(1000, b.N)
+			b.ResetTimer()
+			if _, err := pipeline.Run(context.Background(), pipeline.Config{}, source, open()); err != nil {
+				b.Fatal(err)
+			}
+		})
 	}
 }

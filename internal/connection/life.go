@@ -132,8 +132,8 @@ func (l *life) carry(e *tcp.Event) {
 
 // fill makes the record of a connection that is over.
 func (l *life) fill(r *Record) {
-	*r = Record{Event: l.last, Start: l.start, StartBoot: l.startBoot, Missing: l.missing}
-	r.Kind = tcp.Transition
+	r.Event, r.Kind, r.Open = l.last, tcp.Transition, false
+	r.Start, r.StartBoot, r.Missing, r.TimeWaitEnd = l.start, l.startBoot, l.missing, ""
 	for s, k := range l.kinds {
 		r.Stays[s] = Stay{l.spent[s], kindNames[k]}
 	}

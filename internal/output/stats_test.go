@@ -160,7 +160,6 @@ func BenchmarkStats(b *testing.B) {
 	}
 }
 
-
 const golden80 = `12:21:30 1m30s: 39 transitions
 Connections: 7 opened, 4 closed, 2 reset, 2 failed, 1 broken; 1 open
 
