@@ -332,7 +332,7 @@ func TestViewsStaySmall(t *testing.T) {
 	for name, open := range crowdViews() {
 		heap := func(events int) uint64 {
 			to := open()
-			if _, err := pipeline.Run(context.Background(), pipeline.Config{}, newCrowd(1000, events), to); err != nil {
+			if _, err := pipeline.Run(context.Background(), pipeline.Config{}, newCrowd(500, events), to); err != nil {
 				t.Fatal(err)
 			}
 			var m runtime.MemStats
@@ -341,10 +341,10 @@ func TestViewsStaySmall(t *testing.T) {
 			runtime.KeepAlive(to)
 			return m.HeapAlloc
 		}
-		few := heap(12_000)
-		many := heap(240_000)
+		few := heap(6_000)
+		many := heap(90_000)
 		if many > few+1<<20 {
-			t.Errorf("%s: %d KiB after 2,000 connections, %d after 40,000", name, few>>10, many>>10)
+			t.Errorf("%s: %d KiB after 1,000 connections, %d after 15,000", name, few>>10, many>>10)
 		}
 	}
 }

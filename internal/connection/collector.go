@@ -31,7 +31,9 @@ type Collector struct {
 	record Record
 	made   uint64
 	offset int64
-	over   uint64 // lives that the Tracker gave up
+
+	forgotten, unended uint64
+	err                error // of a record that was made while the Tracker was at work
 }
 
 var _ pipeline.Consumer = (*Collector)(nil)
@@ -39,19 +41,35 @@ var _ pipeline.Consumer = (*Collector)(nil)
 // NewCollector returns a Collector.
 func NewCollector(cfg Config) *Collector {
 	c := &Collector{cfg: cfg, offset: cfg.Offset}
-	c.lives = tcp.NewTracker(cfg.Max, func(*tcp.Life[life]) { c.over++ })
+	c.lives = tcp.NewTracker(cfg.Max, c.gone)
 	return c
+}
+
+// gone is called by the Tracker for a life whose end was not seen. One that was in TIME_WAIT
+// and is proved to be over has a record all the same. (That which is forgotten has one when
+// its end comes.)
+func (c *Collector) gone(l *tcp.Life[life]) {
+	switch {
+	case c.forgotten < c.lives.Forgotten():
+		c.forgotten++
+	case l.Value.over:
+		l.Value.add(tcp.TimeWait, 0, unknown)
+		l.Value.fill(&c.record)
+		c.err = c.show()
+	default:
+		c.unended++
+	}
 }
 
 // Made returns how many records there were.
 func (c *Collector) Made() uint64 { return c.made }
 
 // Forgotten returns how many connections had to make room for others.
-func (c *Collector) Forgotten() uint64 { return c.lives.Forgotten() }
+func (c *Collector) Forgotten() uint64 { return c.forgotten }
 
 // Unended returns how many connections are over without a record, as events of others
 // prove: their end was not seen.
-func (c *Collector) Unended() uint64 { return c.over - c.lives.Forgotten() }
+func (c *Collector) Unended() uint64 { return c.unended }
 
 // Event takes an event. Those of listeners are of interest for what they prove alone.
 func (c *Collector) Event(e *tcp.Event) error {
@@ -60,6 +78,9 @@ func (c *Collector) Event(e *tcp.Event) error {
 	}
 	c.offset = e.Time - int64(e.BootNS)
 	step := c.lives.Observe(e)
+	if c.err != nil {
+		return c.err
+	}
 	if c.ignored(e, step) {
 		if !step.Ended {
 			c.lives.Drop(step.Life)

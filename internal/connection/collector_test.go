@@ -278,6 +278,21 @@ func TestForgotten(t *testing.T) {
 	}
 }
 
+// A TIME_WAIT whose end was lost: another connection has its addresses.
+func TestTimeWaitThatIsProvedToBeOver(t *testing.T) {
+	records, c := collect(t, Config{TimeWait: true}, capture.Events(t, `
+		0s a LISTEN>SYN_RECV      1.0.0.2:80 1.0.0.1:40 role=server
+		1s a SYN_RECV>FIN_WAIT1   1.0.0.2:80 1.0.0.1:40 local_close role=server
+		2s a FIN_WAIT1>FIN_WAIT2  1.0.0.2:80 1.0.0.1:40 fin_acked role=server
+		3s a FIN_WAIT2>TIME_WAIT  1.0.0.2:80 1.0.0.1:40 fin_received role=server
+		9s b LISTEN>SYN_RECV      1.0.0.2:80 1.0.0.1:40 role=server`))
+	compare(t, records, `
+		80>40 3000 server SYN_RECV=1000 FIN_WAIT1=1000 FIN_WAIT2=1000 TIME_WAIT=? closed by local: fin_received, TIME_WAIT`)
+	if c.Unended() != 0 || c.Forgotten() != 0 {
+		t.Errorf("%d unended, %d forgotten", c.Unended(), c.Forgotten())
+	}
+}
+
 func TestLimit(t *testing.T) {
 	events := capture.Events(t, capture.Mixed)
 	if records, _ := collect(t, Config{Limit: 2, Open: true}, events); len(records) != 2 {
