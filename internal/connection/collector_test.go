@@ -201,6 +201,10 @@ func TestRecords(t *testing.T) {
 			40>80 2000 client SYN_SENT=? FIN_WAIT1=100 FIN_WAIT2=1000 closed by local: fin_received, TIME_WAIT missing
 			41>80 1000 client SYN_SENT=? FIN_WAIT1=1 reset by local: rst_received, CLOSE missing
 			43>80 1000 client SYN_SENT=1000 failed by : rst_received, CLOSE`},
+		{"a simultaneous open of which something was lost was never established all the same", `
+			0s a CLOSE>SYN_SENT           1.0.0.1:40 1.0.0.2:80 role=client
+			2s a SYN_RECV>CLOSE           1.0.0.1:40 1.0.0.2:80 rst_received exact=1s role=client`, `
+			40>80 2000 client SYN_SENT=? SYN_RECV=1000 failed by : rst_received, CLOSE missing`},
 		{"the end of a TIME_WAIT tells that it is over, not how", `
 			0s a CLOSE>SYN_SENT           1.0.0.1:40 1.0.0.2:80 role=client
 			1s a SYN_SENT>ESTABLISHED     1.0.0.1:40 1.0.0.2:80 role=client
@@ -257,6 +261,21 @@ func TestRecordKeepsWhatWasKnown(t *testing.T) {
 		r.Errno != 104 || r.Reason != tcp.FinReceived || r.TimeWaitEnd != tcp.ReusedByConnect {
 		t.Errorf("%+v", r)
 	}
+}
+
+// A later row that knows less changes nothing, one that knows more does.
+func TestRowsOfOneConnection(t *testing.T) {
+	records, _ := collect(t, Config{Open: true}, capture.Events(t, `
+		10s a >CLOSE_WAIT 1.0.0.1:40 1.0.0.2:80 at_least=9s
+		20s a >CLOSE_WAIT 1.0.0.1:40 1.0.0.2:80 unknown=
+		20s b >CLOSE_WAIT 1.0.0.1:41 1.0.0.2:80 unknown=
+		30s b >CLOSE_WAIT 1.0.0.1:41 1.0.0.2:80 at_least=9s
+		30s c >CLOSE_WAIT 1.0.0.1:42 1.0.0.2:80 unknown=
+		40s c >CLOSE_WAIT 1.0.0.1:42 1.0.0.2:80 at_least=30s`))
+	compare(t, records, `
+		40>80 >=39000  CLOSE_WAIT=>=39000 open in CLOSE_WAIT
+		41>80 >=20000  CLOSE_WAIT=>=20000 open in CLOSE_WAIT
+		42>80 >=30000  CLOSE_WAIT=>=30000 open in CLOSE_WAIT`)
 }
 
 // Past the bound the oldest is forgotten. It still has a record, with what its end tells.

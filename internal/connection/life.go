@@ -84,13 +84,20 @@ func (l *life) take(e *tcp.Event, from tcp.State, missing bool) {
 
 // setSince notes what a row says of the present state. What is known already still holds.
 func (l *life) setSince(e *tcp.Event) {
-	k := kindOf(e.DurationKind)
-	if l.last.New == e.New && l.sinceKind != none && l.sinceKind <= k {
-		return
-	}
-	l.since, l.sinceKind = e.BootNS, k
+	k, since := kindOf(e.DurationKind), e.BootNS
 	if k != unknown {
-		l.since -= min(e.Duration, e.BootNS)
+		since -= min(e.Duration, e.BootNS)
+	}
+	if l.last.New == e.New && l.sinceKind != none {
+		if l.sinceKind <= k {
+			return
+		}
+		since = min(since, l.since) // it was in it at the row before
+	}
+	l.since, l.sinceKind = since, k
+	if !l.exactStart && since < l.startBoot {
+		l.start -= int64(l.startBoot - since)
+		l.startBoot = since
 	}
 }
 
@@ -188,10 +195,8 @@ func (l *life) closer() Closer {
 		return Unknown
 	case been(tcp.FinWait1):
 		return l.onlyFinSent()
-	case !been(tcp.Established) && !l.missing, l.last.New != tcp.Close:
+	case l.last.New != tcp.Close, l.last.Old != tcp.Established: // open, or never established
 		return ""
-	case l.last.Old != tcp.Established: // it was seen to end in no state that proves anything
-		return Unknown
 	}
 	return resetter(l.last.Reason)
 }

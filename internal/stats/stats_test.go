@@ -190,6 +190,9 @@ func TestGroups(t *testing.T) {
 		if !found {
 			t.Errorf("by %s there is no %s in\n%s", by, want, brief(r))
 		}
+		if by == ByLocalPort && len(r.Groups) != 2 { // 80, and clients
+			t.Errorf("%d groups by local port:\n%s", len(r.Groups), brief(r))
+		}
 	}
 }
 
@@ -217,6 +220,11 @@ func TestUnended(t *testing.T) {
 		3s a TIME_WAIT>CLOSE       1.0.0.1:41 1.0.0.2:80 expired unknown= role=client`))
 	if r.Unended != 1 || r.Forgotten != 0 || r.Total != (Counts{Opened: 1, Closed: 1}) {
 		t.Errorf("%d unended, %d forgotten, %+v", r.Unended, r.Forgotten, r.Total)
+	}
+	for _, s := range r.States {
+		if s.Now != 0 {
+			t.Errorf("%d are in %v", s.Now, s.State)
+		}
 	}
 }
 
