@@ -22,7 +22,7 @@ type account struct {
 	unjudged  tcp.Unjudged // tcp.Selector.Unjudged
 	forgotten uint64       // recording.Source.Forgotten
 	where     error        // expression.failed
-	undrawn   uint64       // stream.undrawn
+	view      []string     // what the view itself does not show
 
 	namespaces *tcp.Namespaces // of the filter; nil: what listeners do unseen is not said
 }
@@ -96,7 +96,7 @@ func (a account) missing() (parts []string) {
 		counted(a.losses.SkippedRuns, "%d hook runs skipped by the kernel (recursion)"),
 		counted(a.dropped, "%d sockets not shown whole (too many undecided for the filter)"),
 		counted(a.forgotten, "%d sockets of the recording left out (no more fit in memory)"),
-		counted(a.undrawn, "%d connections not drawn to their end (too many at a time)"),
+		a.view,
 		output.Unjudged(a.unjudged),
 		whereFailed(a.where),
 	)

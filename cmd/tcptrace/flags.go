@@ -77,6 +77,19 @@ type changeFlags struct {
 	Errno  errnos  `placeholder:"ERRNO,..." help:"Sockets of which a state ends with one of these errors: ECONNREFUSED."`
 }
 
+// followFlags select sockets by all that happens to them while they are followed.
+type followFlags struct {
+	filterFlags `embed:""`
+	changeFlags `embed:""`
+}
+
+// filter returns what the flags select, or a usageError.
+func (f *followFlags) filter() (tcp.Filter, error) {
+	filter, err := f.filterFlags.filter()
+	filter.Reasons, filter.Errnos = f.Reason, f.Errno
+	return filter, err
+}
+
 // filter returns what the flags select, or a usageError.
 func (f *filterFlags) filter() (tcp.Filter, error) {
 	filter, err := f.selectFlags.filter()

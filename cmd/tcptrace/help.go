@@ -34,6 +34,22 @@ Examples:
   sudo tcptrace sockets -j | jq -r .comm | sort | uniq -c
 `
 
+const connectionsExamples = `
+Examples:
+  sudo tcptrace connections                    each connection when it is over
+  sudo tcptrace connections -D 5432 --open     also those that stay open
+  sudo tcptrace connections -j | jq 'select(.outcome=="reset")'
+  tcptrace connections -r trace.json -s        of a recording, for a spreadsheet
+`
+
+const statsExamples = `
+Examples:
+  sudo tcptrace stats                          a live screen
+  sudo tcptrace stats --by unit -d 1m          who opens and resets
+  sudo tcptrace stats -D 5432 -d 1m            how long in each state
+  tcptrace stats -r trace.json -j | jq '.states[].exact.p99_ms'
+`
+
 const leaksExamples = `
 A group leaks when its oldest socket is three times --older-than old, or when it
 grows, unless its sockets are seen to be closed; the manual explains the rule.
@@ -63,7 +79,9 @@ func printHelp(_ kong.HelpOptions, ctx *kong.Context) error {
 	default:
 		fmt.Fprintf(&b, "Usage: %s\n\n", strings.Replace(ctx.Model.Name+" "+node.Summary(), "[flags]", "[FLAGS]", 1))
 		writeWrapped(&b, 0, node.Help)
-		examples = map[string]string{"sockets": socketsExamples, "leaks": leaksExamples}[node.Name]
+		examples = map[string]string{
+			"sockets": socketsExamples, "connections": connectionsExamples, "stats": statsExamples, "leaks": leaksExamples,
+		}[node.Name]
 	}
 	writeFlags(&b, node)
 	b.WriteString(examples)

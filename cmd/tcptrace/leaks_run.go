@@ -105,14 +105,14 @@ func (c *leaksCmd) live(e *env, filter tcp.Filter) error {
 	watch := run.liveConfig()
 	quit := func() {}
 	if format, _ := c.format(); format.name == "columns" && !c.atEnd() {
-		screen, err := openLeakScreen(e, source.Stop)
+		screen, err := openScreen(e, source.Stop)
 		if err != nil {
 			return err
 		}
 		if screen != nil {
 			quit = screen.close
 			defer quit() // also on a panic
-			watch.Show, watch.Detailed = run.keeping(screen.show), screenGroups
+			watch.Show, watch.Detailed = run.keeping(showLeaks(screen)), screenGroups
 		}
 	}
 	run.watch = leak.NewWatch(watch)

@@ -2,118 +2,21 @@ package main
 
 import (
 	"strings"
-	"sync"
-	"time"
 
 	"github.com/tcptrace/tcptrace/internal/leak"
 	"github.com/tcptrace/tcptrace/internal/output"
-	"github.com/tcptrace/tcptrace/internal/terminal"
 )
 
 // screenGroups is how many groups a screen is made of: more than it has room for.
 const screenGroups = 64
 
-// leakScreen shows reports on a terminal. Keys and a change of size are answered at
-// once, by a goroutine of its own.
-type leakScreen struct {
-	screen *terminal.Screen
-	done   chan struct{}
-	once   sync.Once // close
-
-	mu     sync.Mutex
-	text   string // of the last report
-	closed bool
-}
-
-// openLeakScreen takes over the terminal, if there is one; nil: there is none. The key q
-// calls quit.
-func openLeakScreen(e *env, quit func()) (*leakScreen, error) {
-	if !terminal.IsTerminal(e.stdout.File()) {
-		return nil, nil
-	}
-	screen, err := terminal.OpenScreen(e.stdin, e.stdout.File())
-	if err != nil {
-		return nil, err
-	}
-	s := &leakScreen{screen: screen, done: make(chan struct{})}
-	go s.answer(quit)
-	return s, nil
-}
-
-func (s *leakScreen) answer(quit func()) {
-	for {
-		select {
-		case key := <-s.screen.Keys():
-			if key == 'q' || key == 'Q' {
-				quit()
-			}
-		case <-s.screen.Resized():
-			if s.draw() != nil {
-				quit()
-			}
-		case <-s.done:
-			return
+// showLeaks draws a report on a screen.
+func showLeaks(screen *liveScreen) func(*leak.Report) error {
+	return func(r *leak.Report) error {
+		var b strings.Builder
+		if err := output.NewReportColumns(&b, output.ReportOptions{Top: screenGroups}).Write(r); err != nil {
+			return err
 		}
+		return screen.show(strings.Replace(b.String(), "\n", "\n\n", 1))
 	}
-}
-
-// show draws a report.
-func (s *leakScreen) show(r *leak.Report) error {
-	var b strings.Builder
-	b.WriteString("[q: quit] ")
-	if err := output.NewReportColumns(&b, output.ReportOptions{Top: screenGroups}).Write(r); err != nil {
-		return err
-	}
-	s.mu.Lock()
-	s.text = strings.Replace(b.String(), "\n", "\n\n", 1)
-	s.mu.Unlock()
-	return s.draw()
-}
-
-func (s *leakScreen) draw() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return nil
-	}
-	width, _ := s.screen.Size()
-	return s.screen.Draw(wrapped(s.text, width))
-}
-
-// close gives the terminal back, unless a write to it hangs. It can be called again.
-func (s *leakScreen) close() { s.once.Do(s.restore) }
-
-func (s *leakScreen) restore() {
-	close(s.done)
-	if !s.mu.TryLock() {
-		time.Sleep(sayLimit) // it is being drawn
-		if !s.mu.TryLock() {
-			return
-		}
-	}
-	defer s.mu.Unlock()
-	s.closed = true
-	s.screen.Close()
-}
-
-// wrapped breaks the lines that are sentences at the width: the title, and what is
-// indented. Those of the table are left alone.
-func wrapped(text string, width int) string {
-	var b strings.Builder
-	for line := range strings.Lines(text) {
-		indent, isSentence := "", b.Len() == 0
-		if strings.HasPrefix(line, output.Indent) {
-			indent, isSentence = output.Indent, true
-		}
-		for isSentence && len(line) > width+1 {
-			at := strings.LastIndexByte(line[:width+1], ' ')
-			if at <= len(indent) {
-				break
-			}
-			b.WriteString(line[:at] + "\n")
-			line = indent + line[at+1:]
-		}
-		b.WriteString(line)
-	}
-	return b.String()
 }

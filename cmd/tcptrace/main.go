@@ -83,12 +83,14 @@ func (e *env) hint(text string) {
 // cli is the command line. It is the only list of flags: parser, help and
 // completion are made from it.
 type cli struct {
-	Trace      traceCmd      `cmd:"" default:"withargs" hidden:"" help:"Show every TCP state change."`
-	Sockets    socketsCmd    `cmd:"" help:"Print a table of all sockets as they are now."`
-	Leaks      leaksCmd      `cmd:"" help:"Find who leaks sockets, why, and where in the code."`
-	Doctor     doctorCmd     `cmd:"" help:"Report what this kernel lets tcptrace see, and what it does not."`
-	Completion completionCmd `cmd:"" help:"Print the completion script for a shell."`
-	Man        manCmd        `cmd:"" help:"Print the manual page: tcptrace man | man -l -"`
+	Trace       traceCmd       `cmd:"" default:"withargs" hidden:"" help:"Show every TCP state change."`
+	Sockets     socketsCmd     `cmd:"" help:"Print a table of all sockets as they are now."`
+	Connections connectionsCmd `cmd:"" help:"Print a line for each connection that ends: times, who closed first, why."`
+	Stats       statsCmd       `cmd:"" help:"Count: time in each state, every edge of the diagram, who opens and resets."`
+	Leaks       leaksCmd       `cmd:"" help:"Find who leaks sockets, why, and where in the code."`
+	Doctor      doctorCmd      `cmd:"" help:"Report what this kernel lets tcptrace see, and what it does not."`
+	Completion  completionCmd  `cmd:"" help:"Print the completion script for a shell."`
+	Man         manCmd         `cmd:"" help:"Print the manual page: tcptrace man | man -l -"`
 
 	Version kong.VersionFlag `short:"V" help:"Print the version."`
 }

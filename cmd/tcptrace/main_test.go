@@ -92,16 +92,24 @@ func TestLive(t *testing.T) {
 	testscript.Run(t, testscript.Params{Dir: "testdata/live"})
 }
 
-// withRecording gives a script trace.json: a connection seen from both ends, an
-// old CLOSE_WAIT, a refused IPv6 connection of a hostile name, and a loss.
+// withRecording gives a script two recordings. trace.json: a connection seen from both ends,
+// an old CLOSE_WAIT, a refused IPv6 connection of a hostile name, and a loss. mixed.json: what
+// was recorded of clients and a server, each of which closes first, resets, or does not close;
+// of connections that are refused or not answered; all TIME_WAITs to their end.
 func withRecording(env *testscript.Env) error {
 	env.Setenv("TZ", "UTC")
+	env.Setenv("LC_ALL", "C.UTF-8")
 	env.Setenv("GORACE", noSleep)
-	recording, err := os.ReadFile(filepath.Join("testdata", "trace.json"))
-	if err != nil {
-		return err
+	for _, name := range []string{"trace.json", "mixed.json"} {
+		recording, err := os.ReadFile(filepath.Join("testdata", name))
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(env.WorkDir, name), recording, 0o644); err != nil {
+			return err
+		}
 	}
-	return os.WriteFile(filepath.Join(env.WorkDir, "trace.json"), recording, 0o644)
+	return nil
 }
 
 func TestManPageNamesEveryFlag(t *testing.T) {

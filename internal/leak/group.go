@@ -105,7 +105,7 @@ type watch struct {
 
 // describe keeps of what the group says what holds for this row too.
 func (g *Group) describe(row *tcp.Event) {
-	remote := remoteEnd(row)
+	remote := row.RemoteEnd()
 	if g.Count == 0 {
 		g.PID, g.Comm, g.UID, g.Container, g.Cgroup = row.PID, row.Comm, row.UID, row.ContainerID, row.Cgroup
 		g.Role, g.NetNS, g.Remote, g.LocalPort = row.Role, row.NetNS, remote, row.Local.Port()
@@ -135,15 +135,6 @@ func same[T comparable](all *T, one, several T) {
 	if *all != one {
 		*all = several
 	}
-}
-
-// remoteEnd is what a user calls the other end: the service of a client, and the
-// host, not the port of the moment, of whoever came to a server.
-func remoteEnd(row *tcp.Event) netip.AddrPort {
-	if row.Role == tcp.Server || row.Role == "" && row.Local.Port() < row.Remote.Port() {
-		return netip.AddrPortFrom(row.Remote.Addr(), 0)
-	}
-	return row.Remote
 }
 
 // measure counts a row.

@@ -238,14 +238,14 @@ func (t *Table) key(row *tcp.Event, state tcp.State) key {
 	case ByContainer:
 		k.text = t.number(row.ContainerID)
 	case ByRemote:
-		k.setRemote(remoteEnd(row))
+		k.setRemote(row.RemoteEnd())
 	case ByLocalPort:
 		k.lport, k.netns = row.Local.Port(), row.NetNS
 	case ByStack:
 		k.stack, k.pid = row.Stack, row.PID
 	default:
 		k.pid, k.netns = row.PID, row.NetNS
-		k.setRemote(remoteEnd(row))
+		k.setRemote(row.RemoteEnd())
 		if k.rport == 0 {
 			k.lport = row.Local.Port()
 		}

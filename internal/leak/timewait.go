@@ -190,7 +190,7 @@ func NewTimeWaitTable(first uint64, ports func(netns uint32) (PortRange, error))
 func (t *TimeWaitTable) find(e *tcp.Event) (destinationKey, *Destination) {
 	key := destinationKey{netns: e.NetNS, local: e.Local.Addr(), remote: e.Remote}
 	d := t.destinations[key] // where the role is not known: the service that others went to
-	if remote := remoteEnd(e); remote.Port() == 0 && (d == nil || e.Role != "") {
+	if remote := e.RemoteEnd(); remote.Port() == 0 && (d == nil || e.Role != "") {
 		key.remote, key.lport = remote, e.Local.Port()
 		d = t.destinations[key]
 	}

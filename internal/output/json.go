@@ -20,7 +20,7 @@ type JSON struct {
 
 // NewJSON returns a writer of JSON lines to w.
 func NewJSON(w io.Writer) *JSON {
-	return &JSON{newBuffer(w), clock{layout: "2006-01-02T15:04:05", zone: time.UTC}}
+	return &JSON{newBuffer(w), newUTC()}
 }
 
 // Write writes e as one line, when the buffer is full or with the next Flush. It
@@ -31,7 +31,8 @@ func (j *JSON) Write(e *tcp.Event) error {
 	}
 	b := strconv.AppendUint(append(j.lines, `{"v":`...), tcp.SchemaVersion, 10)
 	b = append(append(b, `,"type":"`...), e.Kind.String()...)
-	b = j.appendTime(append(b, `","time":"`...), e)
+	b = appendInstant(append(b, `","time":"`...), &j.utc, e.Time)
+	b = append(strconv.AppendUint(append(b, `","boot_ns":"`...), e.BootNS, 10), '"')
 	if !e.Kind.OfSocket() {
 		b = appendLosses(b, e)
 	} else {
@@ -40,11 +41,14 @@ func (j *JSON) Write(e *tcp.Event) error {
 	return j.keep(append(b, "}\n"...))
 }
 
-func (j *JSON) appendTime(b []byte, e *tcp.Event) []byte {
-	t := time.Unix(0, e.Time)
-	b = append(j.utc.append(b, t), '.')
-	b = append(appendDigits(b, uint64(t.Nanosecond()), 9), `Z","boot_ns":"`...)
-	return append(strconv.AppendUint(b, e.BootNS, 10), '"')
+// newUTC returns a clock for appendInstant.
+func newUTC() clock { return clock{layout: "2006-01-02T15:04:05", zone: time.UTC} }
+
+// appendInstant appends a wall clock time in ns as RFC 3339 has it.
+func appendInstant(b []byte, utc *clock, ns int64) []byte {
+	t := time.Unix(0, ns)
+	b = append(utc.append(b, t), '.')
+	return append(appendDigits(b, uint64(t.Nanosecond()), 9), 'Z')
 }
 
 func appendLosses(b []byte, e *tcp.Event) []byte {

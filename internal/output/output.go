@@ -1,4 +1,4 @@
-// Package output writes events and reports about leaks as aligned columns, CSV or JSON
+// Package output writes events, connections and reports as aligned columns, CSV or JSON
 // lines. Behind columns and CSV stands one machinery, see table.go; the names of the
 // fields are those of JSON. Nothing here asks the system anything: what is printed is
 // what it is given.

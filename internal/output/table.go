@@ -47,6 +47,7 @@ var forTheEye = map[string][]string{
 	"median":   {"median_s"},
 	"open/max": {"open_files", "max_files"},
 	"of_range": {"ports_held", "local_ports"},
+	"states":   slices.Concat(stays...),
 }
 
 // plain puts names of fields in the place of those that are for the eye.
@@ -117,12 +118,14 @@ func (c *column[T]) appendAligned(b []byte, v *T) []byte {
 // pad fills b[start:] up to the width of the column, and appends a space.
 func (c *column[T]) pad(b []byte, start int) []byte {
 	const spaces = "                                                "
-	fill := c.width - utf8.RuneCount(b[start:])
-	if fill > 0 {
-		b = append(b, spaces[:fill]...)
-		if c.right {
-			copy(b[start+fill:], b[start:])
-			copy(b[start:], spaces[:fill])
+	fill, end := c.width-utf8.RuneCount(b[start:]), len(b)
+	for left := fill; left > 0; left -= len(spaces) {
+		b = append(b, spaces[:min(left, len(spaces))]...)
+	}
+	if fill > 0 && c.right {
+		copy(b[start+fill:], b[start:end])
+		for i := range fill {
+			b[start+i] = ' '
 		}
 	}
 	return append(b, ' ')

@@ -186,6 +186,8 @@ func (w *walk) collect() {
 		case !e.Kind.OfSocket():
 		case e.Kind != tcp.Transition:
 			w.err = fmt.Errorf("event of kind %d in the live stream", e.Kind)
+		case !taken(e.Old, e.New):
+			w.err = fmt.Errorf("%v>%v is not an edge of the state diagram", e.Old, e.New)
 		default:
 			if events, ours := w.events[e.NetNS]; ours {
 				w.events[e.NetNS] = append(events, e)
@@ -196,6 +198,12 @@ func (w *walk) collect() {
 			return
 		}
 	}
+}
+
+// taken reports whether a socket of Linux may go from one state to the other.
+func taken(from, to tcp.State) bool {
+	edge, known := tcp.FindEdge(from, to)
+	return known && !edge.Untaken
 }
 
 func (w *walk) close() (probe.Losses, error) {

@@ -73,6 +73,15 @@ func (e *Event) Protocol() string {
 	return ProtoTCP
 }
 
+// RemoteEnd is what a user calls the other end: the service of a client, and the host, not
+// the port of the moment, of whoever came to a server.
+func (e *Event) RemoteEnd() netip.AddrPort {
+	if e.Role == Server || e.Role == "" && e.Local.Port() < e.Remote.Port() {
+		return netip.AddrPortFrom(e.Remote.Addr(), 0)
+	}
+	return e.Remote
+}
+
 // DurationKind says how well Event.Duration is known. Empty means that a
 // duration does not apply, as for the first transition of a new socket.
 type DurationKind string

@@ -135,7 +135,7 @@ func (s *Selector) Unjudged() Unjudged {
 // like Select does. It looks at every undecided socket, but only if the filter has a
 // minimum duration.
 func (s *Selector) Tick(now uint64, emit func(*Event) error) error {
-	if s.filter.MinDuration == 0 {
+	if !s.Ticks() {
 		return nil
 	}
 	for life := s.waiting.Value.next; life != &s.waiting; {
@@ -150,6 +150,10 @@ func (s *Selector) Tick(now uint64, emit func(*Event) error) error {
 	}
 	return nil
 }
+
+// Ticks reports whether a socket can match by the passing of time, so that Tick is to be
+// called.
+func (s *Selector) Ticks() bool { return s.filter.MinDuration != 0 }
 
 // qualifies reports whether a socket of which ev is the last event matches at the time now,
 // if nothing has happened to it since. Where it is not known when its state began, no time

@@ -425,25 +425,23 @@ func follows(earlier, later State) bool {
 	return int(earlier) < len(laterStates) && laterStates[earlier]>>later&1 != 0
 }
 
-// laterStates are the states that can follow each, by the state diagram of RFC 9293 and
-// what Linux adds to it, as bits.
+// laterStates are the states that can follow each in one connection, as bits: where its
+// Edges lead. A listener stays one, and no connection becomes one.
 var laterStates = func() (later [NewSynRecv + 1]uint16) {
-	set := func(states ...State) (bits uint16) {
-		for _, s := range states {
-			bits |= 1 << s
+	later[NewSynRecv] = 1 << SynRecv
+	for _, e := range Edges {
+		if e.From != Close && e.To != Listen && (e.From != Listen || e.To == Close) {
+			later[e.From] |= 1 << e.To
 		}
-		return bits
 	}
-	later[Listen] = set(Close)
-	later[TimeWait] = set(Close)
-	later[LastAck] = set(Close)
-	later[CloseWait] = set(LastAck, Close)
-	later[FinWait2] = set(TimeWait, Close)
-	later[Closing] = set(TimeWait, Close)
-	later[FinWait1] = set(FinWait2, Closing, TimeWait, Close)
-	later[Established] = set(FinWait1, CloseWait, LastAck) | later[FinWait1] | later[CloseWait]
-	later[SynRecv] = set(Established) | later[Established]
-	later[NewSynRecv] = set(SynRecv) | later[SynRecv]
-	later[SynSent] = set(SynRecv) | later[SynRecv]
+	for range later { // no path is longer
+		for from := range later {
+			for to := range later {
+				if later[from]>>to&1 != 0 {
+					later[from] |= later[to]
+				}
+			}
+		}
+	}
 	return later
 }()

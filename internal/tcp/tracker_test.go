@@ -304,6 +304,8 @@ func FuzzTracker(f *testing.F) {
 				step.Life.Value = began
 			} else if step.Life != found {
 				t.Fatalf("%+v: Find found another life", ev)
+			} else if !follows(step.From, before(&ev)) {
+				t.Fatalf("%+v: no edges lead there from %v", ev, step.From)
 			}
 			if step.Ended {
 				gone++

@@ -85,9 +85,12 @@ func (s *Screen) Keys() <-chan byte { return s.keys }
 // Resized tells that the terminal has another size now: draw again.
 func (s *Screen) Resized() <-chan os.Signal { return s.resized }
 
-// Size is that of the terminal, in characters; 80 by 24 where it does not tell.
-func (s *Screen) Size() (width, height int) {
-	size, err := unix.IoctlGetWinsize(int(s.out.Fd()), unix.TIOCGWINSZ)
+// Size is that of the terminal, see the function of that name.
+func (s *Screen) Size() (width, height int) { return Size(s.out) }
+
+// Size is that of a terminal, in characters; 80 by 24 where it does not tell, or is not one.
+func Size(f *os.File) (width, height int) {
+	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
 	if err != nil || size.Col == 0 || size.Row == 0 {
 		return 80, 24
 	}

@@ -13,7 +13,10 @@ import (
 
 // unescaped are the functions of cmd/tcptrace that may take the file behind stdout: to hand
 // it to writers of events, which escape what they write, or to the screen; or to watch it.
-var unescaped = []string{"traceCmd.Run", "traceCmd.config", "socketsCmd.Run", "leaksCmd.runConfig", "openLeakScreen"}
+var unescaped = []string{
+	"traceCmd.Run", "connectionsCmd.Run", "tracingFlags.show", "socketsCmd.Run", "leaksCmd.runConfig",
+	"statsCmd.Run", "statsShow.print", "openScreen",
+}
 
 // Text from outside gets out through a terminal.Writer, and so a terminal acts on none of
 // it: main alone names stdout and stderr, and wraps them.

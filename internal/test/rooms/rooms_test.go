@@ -17,21 +17,24 @@ const module = "github.com/tcptrace/tcptrace/"
 // alone. A renderer is handed a report, and fetches nothing. No package imports
 // internal/test. A new package needs a line here.
 var rooms = map[string][]string{
-	"internal/tcp":       nil,
-	"internal/terminal":  nil,
-	"internal/confine":   nil,
-	"internal/procfs":    nil,
-	"internal/symbolize": {"internal/procfs"},
-	"internal/probe":     {"internal/tcp", "internal/confine", "internal/procfs"},
-	"internal/recording": {"internal/tcp"},
-	"internal/where":     {"internal/tcp"},
-	"internal/enrich":    {"internal/tcp", "internal/procfs"},
-	"internal/pipeline":  {"internal/tcp", "internal/enrich"},
-	"internal/leak":      {"internal/tcp", "internal/pipeline", "internal/enrich", "internal/symbolize"},
-	"internal/output":    {"internal/tcp", "internal/leak", "internal/symbolize", "internal/terminal"},
+	"internal/tcp":        nil,
+	"internal/terminal":   nil,
+	"internal/confine":    nil,
+	"internal/procfs":     nil,
+	"internal/symbolize":  {"internal/procfs"},
+	"internal/probe":      {"internal/tcp", "internal/confine", "internal/procfs"},
+	"internal/recording":  {"internal/tcp"},
+	"internal/where":      {"internal/tcp"},
+	"internal/enrich":     {"internal/tcp", "internal/procfs"},
+	"internal/pipeline":   {"internal/tcp", "internal/enrich"},
+	"internal/leak":       {"internal/tcp", "internal/pipeline", "internal/enrich", "internal/symbolize"},
+	"internal/connection": {"internal/tcp", "internal/pipeline"},
+	"internal/stats":      {"internal/tcp", "internal/pipeline"},
+	"internal/output": {"internal/tcp", "internal/connection", "internal/stats", "internal/leak", "internal/symbolize",
+		"internal/terminal"},
 	"cmd/tcptrace": {"internal/tcp", "internal/terminal", "internal/symbolize", "internal/probe",
-		"internal/recording", "internal/enrich", "internal/pipeline", "internal/leak", "internal/output", "internal/procfs",
-		"internal/where", "internal/confine"},
+		"internal/recording", "internal/enrich", "internal/pipeline", "internal/connection", "internal/stats", "internal/leak",
+		"internal/output", "internal/procfs", "internal/where", "internal/confine"},
 }
 
 // pure is all that the domain may import of the standard library: it has no I/O and no

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tcptrace/tcptrace/internal/output"
+	"github.com/tcptrace/tcptrace/internal/terminal"
+)
+
+// liveScreen shows one text after the other in place on a terminal. Keys and a change of size
+// are answered at once, by a goroutine of its own.
+type liveScreen struct {
+	screen *terminal.Screen
+	done   chan struct{}
+	once   sync.Once // close
+
+	mu     sync.Mutex
+	text   string // shown last
+	closed bool
+}
+
+// openScreen takes over the terminal, if there is one that can do more than print; nil: there
+// is none. The key q calls quit.
+func openScreen(e *env, quit func()) (*liveScreen, error) {
+	if !terminal.IsTerminal(e.stdout.File()) || os.Getenv("TERM") == "dumb" {
+		return nil, nil
+	}
+	screen, err := terminal.OpenScreen(e.stdin, e.stdout.File())
+	if err != nil {
+		return nil, err
+	}
+	s := &liveScreen{screen: screen, done: make(chan struct{})}
+	go s.answer(quit)
+	return s, nil
+}
+
+func (s *liveScreen) answer(quit func()) {
+	for {
+		select {
+		case key := <-s.screen.Keys():
+			if key == 'q' || key == 'Q' {
+				quit()
+			}
+		case <-s.screen.Resized():
+			if s.draw() != nil {
+				quit()
+			}
+		case <-s.done:
+			return
+		}
+	}
+}
+
+// show draws a text.
+func (s *liveScreen) show(text string) error {
+	s.mu.Lock()
+	s.text = "[q: quit] " + text
+	s.mu.Unlock()
+	return s.draw()
+}
+
+func (s *liveScreen) draw() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil
+	}
+	width, _ := s.screen.Size()
+	return s.screen.Draw(wrapped(s.text, width))
+}
+
+// close gives the terminal back, unless a write to it hangs. It can be called again.
+func (s *liveScreen) close() { s.once.Do(s.restore) }
+
+func (s *liveScreen) restore() {
+	close(s.done)
+	if !s.mu.TryLock() {
+		time.Sleep(sayLimit) // it is being drawn
+		if !s.mu.TryLock() {
+			return
+		}
+	}
+	defer s.mu.Unlock()
+	s.closed = true
+	s.screen.Close()
+}
+
+// wrapped breaks the lines that are sentences at the width: the title, and what is
+// indented. Those of the table are left alone.
+func wrapped(text string, width int) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		indent, isSentence := "", b.Len() == 0
+		if strings.HasPrefix(line, output.Indent) {
+			indent, isSentence = output.Indent, true
+		}
+		for isSentence && len(line) > width+1 {
+			at := strings.LastIndexByte(line[:width+1], ' ')
+			if at <= len(indent) {
+				break
+			}
+			b.WriteString(line[:at] + "\n")
+			line = indent + line[at+1:]
+		}
+		b.WriteString(line)
+	}
+	return b.String()
+}

@@ -1,0 +1,114 @@
+package main
+
+import (
+	"time"
+
+	"github.com/tcptrace/tcptrace/internal/pipeline"
+	"github.com/tcptrace/tcptrace/internal/probe"
+	"github.com/tcptrace/tcptrace/internal/tcp"
+)
+
+// tracingFlags say where events come from, the live kernel or a recording, and when it ends.
+type tracingFlags struct {
+	Read     *string  `short:"r" placeholder:"FILE" group:"Source and end" help:"Read a recording (JSON of tcptrace -j) instead of the kernel; - is standard input."`
+	Duration duration `short:"d" placeholder:"TIME" group:"Source and end" help:"Stop after this time: 10s, 5m."`
+
+	RingSize   ringSize `default:"8M" placeholder:"SIZE" group:"Limits" help:"Ring buffer between the kernel and tcptrace; default ${default}."`
+	MaxSockets *count   `placeholder:"COUNT" group:"Limits" help:"Sockets tracked at once; default 1048576, before Linux 6.1 an eighth of that."`
+
+	hooksFlag   `embed:"" group:"Kernel"`
+	kernelFlags `embed:"" group:"Kernel"`
+}
+
+// view is what a command makes of the events.
+type view struct {
+	// open returns the consumer for a source; offset is that of the wall clock to
+	// CLOCK_BOOTTIME in ns, 0 of a recording, in which every event tells it.
+	open       func(source pipeline.Source, offset int64) (pipeline.Consumer, error)
+	interval   time.Duration   // from tick to tick; 0: it needs none
+	kernelAddr bool            // the addresses of sockets are asked for
+	ended      func()          // called when the source has ended, before anything is said; nil: nothing to do
+	missing    func() []string // what the view itself does not show; nil: nothing
+}
+
+// selectInterval is how soon a socket is shown that stays in a state for long enough.
+const selectInterval = 250 * time.Millisecond
+
+// maxFollowed is how many sockets a view follows at once, unless --max-sockets is given.
+const maxFollowed = 1 << 18
+
+// followed is how many sockets a view follows at once.
+func (f *tracingFlags) followed() int {
+	if f.MaxSockets != nil {
+		return int(*f.MaxSockets)
+	}
+	return maxFollowed
+}
+
+// run takes the events of the sockets that the filter selects to a view.
+func (f *tracingFlags) run(e *env, filter *followFlags, v view) error {
+	selected, err := filter.filter()
+	if err != nil {
+		return err
+	}
+	sockets := selection{tcp.NewSelector(selected), filter.Where}
+	if f.Read != nil {
+		return f.replay(e, sockets, v)
+	}
+	return f.live(e, filter.probeConfig(), sockets, v)
+}
+
+// selection is what picks the sockets, and the part of it that may fail.
+type selection struct {
+	*tcp.Selector
+	where expression
+}
+
+func (f *tracingFlags) live(e *env, config probe.Config, sockets selection, v view) error {
+	config.RingBytes, config.KernelAddr = int(f.RingSize), v.kernelAddr && e.showsAddresses()
+	if f.MaxSockets != nil {
+		config.MaxSockets = uint32(*f.MaxSockets)
+	}
+	config.Hooks, config.BTF, config.Without = f.Hooks, f.BTF, f.Without
+	source, err := e.openKernel(config)
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	a, err := f.show(e, source, source.config(probe.ReadTrace), time.Now().UnixNano()-int64(source.Now()), sockets, v)
+	a.losses = source.Losses()
+	a.namespaces = sockets.Namespaces()
+	return e.finish(err, append(a.ofListeners(), a.ofTrace())...)
+}
+
+func (f *tracingFlags) replay(e *env, sockets selection, v view) error {
+	source, err := e.openRecording(*f.Read)
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	a, err := f.show(e, source, source.config(), 0, sockets, v)
+	return e.finish(err, a.ofRecording())
+}
+
+// show runs the view.
+func (f *tracingFlags) show(e *env, source pipeline.Source, config pipeline.Config, offset int64, sockets selection, v view) (account, error) {
+	to, err := v.open(source, offset)
+	if err != nil {
+		return account{}, err
+	}
+	if v.ended != nil {
+		defer v.ended() // also on a panic
+	}
+	config.Selector, config.Duration, config.Output = sockets.Selector, time.Duration(f.Duration), e.stdout.File()
+	config.Interval = v.interval
+	if sockets.Ticks() && (v.interval == 0 || v.interval > selectInterval) {
+		config.Interval = selectInterval
+	}
+	counts, err := pipeline.Run(e.ctx, config, source, to)
+	a := account{counts: counts, dropped: sockets.Dropped(), unjudged: sockets.Unjudged(), where: sockets.where.failed()}
+	if v.missing != nil {
+		a.view = v.missing()
+	}
+	return a, err
+}

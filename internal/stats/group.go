@@ -1,0 +1,144 @@
+package stats
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/tcptrace/tcptrace/internal/tcp"
+)
+
+// By names what connections are grouped by.
+type By string
+
+// What connections can be grouped by.
+const (
+	ByComm      By = "comm"
+	ByHost      By = "host" // all are one group
+	ByPID       By = "pid"
+	ByUnit      By = "unit" // see tcp.Unit
+	ByContainer By = "container"
+	ByRemote    By = "remote" // see tcp.Event.RemoteEnd
+	ByLocalPort By = "lport"  // of servers: that of a client means nothing
+	ByNetNS     By = "netns"
+	ByCgroup    By = "cgroup"
+)
+
+// Bys lists them, the default first.
+var Bys = []By{ByComm, ByHost, ByPID, ByUnit, ByContainer, ByRemote, ByLocalPort, ByNetNS, ByCgroup}
+
+// ParseBy understands the names in Bys.
+func ParseBy(name string) (By, error) {
+	if by := By(name); slices.Contains(Bys, by) {
+		return by, nil
+	}
+	names := make([]string, len(Bys))
+	for i, by := range Bys {
+		names[i] = string(by)
+	}
+	return "", fmt.Errorf("unknown group %q: give one of %s", name, strings.Join(names, ", "))
+}
+
+// key names a group. The zero key is that of what is not known.
+type key struct {
+	text   string
+	remote netip.AddrPort
+	number uint32
+}
+
+// keyOf returns the group of an event. It allocates nothing.
+func (by By) keyOf(e *tcp.Event) (k key) {
+	switch by {
+	case ByHost:
+		k.text = string(ByHost)
+	case ByPID:
+		if e.OwnerSource != "" { // the same number is another process later on
+			k.number, k.text = e.PID, e.Comm
+		}
+	case ByUnit:
+		k.text = tcp.Unit(e.Cgroup)
+	case ByContainer:
+		k.text = e.ContainerID
+	case ByRemote:
+		k.remote = e.RemoteEnd()
+	case ByLocalPort:
+		if e.Role == tcp.Server {
+			k.number = uint32(e.Local.Port())
+		}
+	case ByNetNS:
+		k.number = e.NetNS
+	case ByCgroup:
+		k.text = e.Cgroup
+	default:
+		k.text = e.Comm
+	}
+	return k
+}
+
+// name is what the group is called.
+func (by By) name(k key) string {
+	switch {
+	case k == key{}:
+		return ""
+	case by == ByRemote && k.remote.Port() == 0:
+		return k.remote.Addr().String()
+	case by == ByRemote:
+		return k.remote.String()
+	case by == ByPID, by == ByLocalPort, by == ByNetNS:
+		return strconv.FormatUint(uint64(k.number), 10)
+	}
+	return k.text
+}
+
+// groups counts connections by group.
+type groups struct {
+	by    By
+	known map[key]*Counts
+	other *Counts // nil: there is none
+}
+
+// of returns the group of an event, and whether that is known.
+func (g *groups) of(e *tcp.Event) (counts *Counts, known bool) {
+	k := g.by.keyOf(e)
+	if counts = g.known[k]; counts == nil {
+		counts = g.add(k)
+	}
+	return counts, k != key{}
+}
+
+func (g *groups) add(k key) *Counts {
+	if len(g.known) == MaxGroups {
+		if g.other == nil {
+			g.other = new(Counts)
+		}
+		return g.other
+	}
+	k.text = strings.Clone(k.text) // it may be part of a longer one
+	g.known[k] = new(Counts)
+	return g.known[k]
+}
+
+// report returns the groups that have or had connections.
+func (g *groups) report() (all []Group) {
+	for k, counts := range g.known {
+		if *counts == (Counts{}) { // its connections turned out to be another one's
+			continue
+		}
+		group := Group{Name: g.by.name(k), Counts: *counts}
+		if g.by == ByPID {
+			group.Comm = k.text
+		}
+		all = append(all, group)
+	}
+	slices.SortFunc(all, func(a, b Group) int {
+		return cmp.Or(cmp.Compare(b.Opened+b.Ended(), a.Opened+a.Ended()), cmp.Compare(b.Open, a.Open),
+			cmp.Compare(a.Name, b.Name), cmp.Compare(a.Comm, b.Comm))
+	})
+	if g.other != nil {
+		all = append(all, Group{Name: OtherGroup, Other: true, Counts: *g.other})
+	}
+	return all
+}
