@@ -53,21 +53,22 @@ type finding struct {
 
 // Run prints the diagnosis. If nothing can be traced here, Run returns why.
 func (c *doctorCmd) Run(e *env) error {
-	if err := begin(); err != nil {
+	if err := begin(); err != nil && !inTheWay(err) {
 		return err
 	}
 	findings, broken := probe.Examine(probe.Config{
 		RingBytes: 1 << 20, OwnerRefresh: -1, Stacks: true, Tracked: true,
 		Hooks: c.Hooks, Without: c.Without, BTF: c.BTF,
 	})
-	if _, inTheWay := errors.AsType[*probe.Obstacle](broken); !inTheWay { // what it hides is not missing
+	if !inTheWay(broken) { // what it hides is not missing
 		findings = append(findings, placeFindings()...)
+		inForce, err := confine.Process(confine.Needs{})
+		if err != nil {
+			return err
+		}
+		findings = append(findings, confinementFinding(inForce))
 	}
-	inForce, err := confine.Process(confine.Needs{})
-	if err != nil {
-		return err
-	}
-	d := diagnose(append(findings, confinementFinding(inForce)), broken)
+	d := diagnose(findings, broken)
 	write := d.columns
 	if c.JSON || c.Output == "json" {
 		write = d.json
@@ -79,6 +80,12 @@ func (c *doctorCmd) Run(e *env) error {
 		return fmt.Errorf("nothing can be traced here: %w", broken)
 	}
 	return nil
+}
+
+// inTheWay reports whether the place is to blame for err, and not the kernel.
+func inTheWay(err error) bool {
+	_, ok := errors.AsType[*probe.Obstacle](err)
+	return ok
 }
 
 func placeFindings() (findings []probe.Finding) {

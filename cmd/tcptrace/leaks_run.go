@@ -84,6 +84,9 @@ func (c *leaksCmd) runConfig(e *env, config pipeline.Config) pipeline.Config {
 func (c *leaksCmd) live(e *env, filter tcp.Filter) error {
 	options := c.probeConfig()
 	options.Tracked, options.Stacks, options.Hooks, options.BTF, options.Without = true, c.Stacks, c.Hooks, c.BTF, c.Without
+	if err := probe.CheckPlace(); err != nil { // or the helper would say that it cannot start
+		return err
+	}
 	ctx, interrupt := context.WithCancel(e.ctx)
 	defer interrupt()
 	var stacks *stackReader

@@ -41,7 +41,7 @@ type Finding struct {
 // are fewer findings.
 func Examine(cfg Config) ([]Finding, error) {
 	findings := []Finding{kernelFinding(), capabilityFinding()}
-	if obstacle, ok := errors.AsType[*Obstacle](checkPlace()); ok { // or each that follows would blame the kernel
+	if obstacle, ok := errors.AsType[*Obstacle](CheckPlace()); ok { // or each that follows would blame the kernel
 		return append(findings, Finding{Name: obstacle.Name, Status: Missing, Found: obstacle.What, Err: obstacle}), obstacle
 	}
 	findings = append(findings, lockdownFinding(cfg), typesFinding(cfg))

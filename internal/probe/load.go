@@ -79,7 +79,7 @@ func loadHooks(cfg Config, plan hookPlan, objs *bpfObjects) (*hookSet, error) {
 	if err := checkPrivileges(); err != nil {
 		return nil, err
 	}
-	if err := checkPlace(); err != nil {
+	if err := CheckPlace(); err != nil {
 		return nil, err
 	}
 	// Before 5.11 maps count against RLIMIT_MEMLOCK.

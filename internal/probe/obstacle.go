@@ -23,9 +23,9 @@ type Obstacle struct {
 func (o *Obstacle) Error() string { return o.What + ": " + o.Remedy }
 func (o *Obstacle) Unwrap() error { return o.Err }
 
-// checkPlace looks for what no trace can do without, before anything is tried: the errors
+// CheckPlace looks for what no trace can do without, before anything is tried: the errors
 // that would follow speak of something else.
-func checkPlace() error {
+func CheckPlace() error {
 	for _, check := range []func() *Obstacle{checkProc, checkSys, checkDescriptors} {
 		if obstacle := check(); obstacle != nil {
 			return obstacle

@@ -35,7 +35,7 @@ func TestExplain(t *testing.T) {
 // Where bpf() works it is not blamed, whatever the kernel has refused.
 func TestExplainRefusal(t *testing.T) {
 	need.Kernel(t)
-	if err := checkPlace(); err != nil {
+	if err := CheckPlace(); err != nil {
 		t.Error(err)
 	}
 	refused := fmt.Errorf("attach: %w", unix.EPERM)
