@@ -42,8 +42,8 @@ func (e *env) openKernel(config probe.Config) (kernel, error) {
 // begin gives up what no live command ever needs, before anything of others is looked at.
 // Where nothing can be traced the error comes next, and speaks of a process as it was started.
 func begin() error {
-	if !probe.HasPrivileges() {
-		return nil
+	if err := probe.CheckPlace(); err != nil || !probe.HasPrivileges() {
+		return err
 	}
 	return confined(probe.SetupNeeds())()
 }
