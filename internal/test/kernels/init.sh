@@ -60,7 +60,7 @@ run internal/probe/probe.test . -test.skip='^(TestLockdown|TestWalk|TestTimeInTi
 # churn needs a C compiler for this architecture, and the oracle tracefs, which
 # lockdown=confidentiality refuses.
 if [ -x /bin/churn ] && [ "$TCPTRACE_TEST_LOCKDOWN" != confidentiality ]; then
-	run internal/test/rig/rig.test '^TestOverloadIsCountedExactly$' -test.timeout=4m
-	run internal/test/rig/rig.test '^TestTracerAgreesWithOracle$/^interrupting' -test.timeout=4m
+	run internal/test/rig/rig.test '^TestOverloadIsCountedExactly$' -test.timeout=8m
+	run internal/test/rig/rig.test '^TestTracerAgreesWithOracle$/^interrupting' -test.timeout=8m
 fi
 finish
