@@ -147,8 +147,13 @@ func (s *svg) edge(e *drawnEdge) {
 	s.b.WriteString("</title>\n")
 	const long, half = 10, 5 // of the arrow
 	last := len(e.way) - 1
-	dx, dy := unit(direction(e.way[last-1], e.way[last]))
+	toward := direction(e.way[last-1], e.way[last])
+	dx, dy := unit(toward)
 	x, y := s.at(e.way[last])
+	if e.stub { // it ends beside its label, before it reaches anything
+		x, y = s.at(e.way[last].step(opposite(toward)))
+		x, y = x+dx*half, y+dy*half
+	}
 	var points []string
 	for _, p := range e.way[:last] {
 		px, py := s.at(p)

@@ -31,7 +31,8 @@ type route struct {
 	label    point   // where its count begins, labelWidth long
 	way      []point // its corners, from the first to the last
 	// stub is for an edge that leaves the figure's usual ways: an arrow with the name of the
-	// state that it leads to, which it does not reach. It is drawn only if it was taken.
+	// state that it leads to, which it does not reach: it ends one character before its last
+	// corner. It is drawn only if it was taken.
 	stub bool
 }
 
