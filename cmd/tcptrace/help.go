@@ -47,6 +47,7 @@ Examples:
   sudo tcptrace stats                          a live screen
   sudo tcptrace stats --by unit -d 1m          who opens and resets
   sudo tcptrace stats -D 5432 -d 1m            how long in each state
+  sudo tcptrace stats --diagram                the state diagram, live
   tcptrace stats -r trace.json -j | jq '.states[].exact.p99_ms'
 `
 

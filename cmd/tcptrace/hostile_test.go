@@ -52,7 +52,7 @@ func TestHostileFlags(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tried, echoed := map[string]bool{}, 0
+	folder, tried, echoed := t.TempDir(), map[string]bool{}, 0
 	for _, command := range parser.Model.Leaves(false) {
 		var args []string
 		if !command.Hidden {
@@ -69,7 +69,9 @@ func TestHostileFlags(t *testing.T) {
 			}
 		}
 		for _, value := range values {
-			if strings.Contains(expectHarmless(t, exec.Command("tcptrace", append(args, value)...)), `\x1b`) {
+			cmd := exec.Command("tcptrace", append(args, value)...)
+			cmd.Dir = folder // one flag makes a file of that name
+			if strings.Contains(expectHarmless(t, cmd), `\x1b`) {
 				echoed++
 			}
 		}
@@ -93,6 +95,7 @@ func TestHostileFiles(t *testing.T) {
 	for _, args := range [][]string{
 		{"-r", dir}, {"-r", file}, {"leaks", "-r", file}, {"-r", file + "x"},
 		{"doctor", "--btf", file}, {"doctor", "-j", "--btf", file}, {"--btf", dir}, {"sockets", "--btf", file},
+		{"stats", "-r", "testdata/trace.json", "--svg", dir}, {"stats", "-r", "testdata/trace.json", "--svg", file + "/x"},
 	} {
 		expectHarmless(t, exec.Command("tcptrace", args...))
 	}

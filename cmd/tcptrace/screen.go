@@ -19,6 +19,7 @@ type liveScreen struct {
 
 	mu     sync.Mutex
 	text   string // shown last
+	styled bool   // it has styles, and its lines are not wrapped
 	closed bool
 }
 
@@ -55,9 +56,14 @@ func (s *liveScreen) answer(quit func()) {
 }
 
 // show draws a text.
-func (s *liveScreen) show(text string) error {
+func (s *liveScreen) show(text string) error { return s.set(text, false) }
+
+// showStyled draws a text with styles of package terminal, see DrawStyled.
+func (s *liveScreen) showStyled(text string) error { return s.set(text, true) }
+
+func (s *liveScreen) set(text string, styled bool) error {
 	s.mu.Lock()
-	s.text = "[q: quit] " + text
+	s.text, s.styled = "[q: quit] "+text, styled
 	s.mu.Unlock()
 	return s.draw()
 }
@@ -67,6 +73,9 @@ func (s *liveScreen) draw() error {
 	defer s.mu.Unlock()
 	if s.closed {
 		return nil
+	}
+	if s.styled {
+		return s.screen.DrawStyled(s.text)
 	}
 	width, _ := s.screen.Size()
 	return s.screen.Draw(wrapped(s.text, width))

@@ -249,6 +249,52 @@ func TestDumbTerminal(t *testing.T) {
 	}
 }
 
+// The diagram has styles on a terminal that shows them, unless they are not wanted.
+func TestDiagramOnTerminal(t *testing.T) {
+	for name, c := range map[string]struct {
+		variable, value string
+		styled          bool
+	}{
+		"a terminal":        {"NO_COLOR", "", true},
+		"no colors wanted":  {"NO_COLOR", "1", false},
+		"it can only print": {"TERM", "dumb", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("TERM", "xterm")
+			t.Setenv("NO_COLOR", "")
+			t.Setenv(c.variable, c.value)
+			term := newPTY(t, "tcptrace", "stats", "-r", "testdata/mixed.json", "--diagram")
+			term.until("State: sockets now")
+			if err := term.cmd.Wait(); err != nil {
+				t.Error(err)
+			}
+			if styled := strings.ContainsRune(term.shown.String(), '\x1b'); styled != c.styled {
+				t.Errorf("styled is %v: %q", styled, term.shown.String())
+			}
+		})
+	}
+}
+
+// Live, the diagram is drawn in place with its styles, and left on the terminal.
+func TestDiagramScreen(t *testing.T) {
+	need.Kernel(t)
+	t.Setenv("TERM", "xterm")
+	t.Setenv("NO_COLOR", "")
+	svg := filepath.Join(t.TempDir(), "live.svg")
+	term := newPTY(t, "tcptrace", "stats", "--netns", "/proc/self/ns/net", "--diagram", "--svg", svg)
+	term.until("[q: quit]")
+	term.until("\x1b[1m ESTABLISHED \x1b[m")
+	term.master.WriteString("q")
+	term.until("\x1b[?25h\x1b[?1049l")
+	term.until("State: sockets now")
+	if err := term.cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+	if picture, err := os.ReadFile(svg); !bytes.HasSuffix(picture, []byte("</svg>\n")) {
+		t.Errorf("the picture has %d bytes: %v", len(picture), err)
+	}
+}
+
 // The manual describes every field of a connection.
 func TestManPageListsConnectionFields(t *testing.T) {
 	for _, field := range output.ConnectionFields() {

@@ -77,6 +77,37 @@ func Open(path string) (f *os.File, err error) {
 	return f, err
 }
 
+// Create opens a regular file for writing as AsUser does: a new one, with mode 0644 less the
+// umask, or one that exists, which is emptied. It follows no symbolic link and refuses what is
+// not a file: a device, or a FIFO, which would have to wait for a reader.
+func Create(path string) (f *os.File, err error) {
+	err = AsUser(func() error {
+		f, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o644)
+		return err
+	})
+	switch {
+	case errors.Is(err, unix.ELOOP):
+		return nil, fmt.Errorf("open %s: a symbolic link is not followed: name the file itself", path)
+	case errors.Is(err, unix.ENXIO): // a FIFO without a reader, or a socket
+		return nil, notRegular(path)
+	case err != nil:
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = notRegular(path)
+	}
+	if err == nil {
+		err = f.Truncate(0)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+func notRegular(path string) error { return fmt.Errorf("open %s: not a regular file", path) }
+
 // SeesAddresses reports whether the user may see addresses of the kernel: whether
 // /proc/kallsyms shows them to the user. So kernel.kptr_restrict is followed, by the
 // kernel's own code (kallsyms_show_value): 2 hides them from everybody, 1 and as a rule 0

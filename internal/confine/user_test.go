@@ -30,6 +30,8 @@ func TestOpenAsUser(t *testing.T) {
 			"below a secret":      !errors.Is(opened(Open(filepath.Join(folder, "closed/public"))), fs.ErrPermission),
 			"name below a secret": !errors.Is(AsUser(func() error { return unix.Stat(filepath.Join(folder, "closed/public"), new(unix.Stat_t)) }), fs.ErrPermission),
 			"device":              !errors.Is(opened(Open(filepath.Join(folder, "device"))), fs.ErrPermission),
+			"overwrite secret":    !errors.Is(opened(Create(filepath.Join(folder, "secret"))), fs.ErrPermission),
+			"create":              !errors.Is(opened(Create(filepath.Join(folder, "new"))), fs.ErrPermission),
 			"by itself":           opened(os.Open(filepath.Join(folder, "secret"))) == nil,
 			"addresses":           SeesAddresses(),
 		})
@@ -59,6 +61,61 @@ func TestOpenAsUser(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// What Create opens is a file, new or emptied, and never what a name only leads to; and it
+// waits for nobody.
+func TestCreate(t *testing.T) {
+	folder := t.TempDir()
+	in := func(name string) string { return filepath.Join(folder, name) }
+	for _, err := range []error{
+		os.WriteFile(in("old"), []byte("much more than before"), 0o600),
+		os.WriteFile(in("target"), []byte("kept"), 0o600),
+		os.Symlink(in("target"), in("link")),
+		os.Symlink(in("nowhere"), in("dangling")),
+		unix.Mkfifo(in("fifo"), 0o600),
+		unix.Mkfifo(in("read fifo"), 0o600),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	reader, err := os.OpenFile(in("read fifo"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	for _, name := range []string{"link", "dangling", "fifo", "read fifo", ".", "no/folder", "/dev/null"} {
+		path := name
+		if !filepath.IsAbs(name) {
+			path = in(name)
+		}
+		if f, err := Create(path); err == nil {
+			f.Close()
+			t.Errorf("%s: it is written", name)
+		}
+	}
+	if content, err := os.ReadFile(in("target")); string(content) != "kept" {
+		t.Errorf("the target of a link has %q: %v", content, err)
+	}
+	if _, err := os.Lstat(in("nowhere")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the target of a link was made: %v", err)
+	}
+	for _, name := range []string{"old", "new"} {
+		f, err := Create(in(name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteString(name); err != nil || f.Close() != nil {
+			t.Fatal(err)
+		}
+		if content, err := os.ReadFile(in(name)); string(content) != name {
+			t.Errorf("%s has %q: %v", name, content, err)
+		}
+	}
+	if info, err := os.Stat(in("new")); err != nil || info.Mode()&^0o644 != 0 {
+		t.Errorf("the mode is %v: %v", info.Mode(), err)
 	}
 }
 

@@ -174,24 +174,29 @@ func appendShort(b []byte, ns uint64) []byte {
 	if ns >= 60e9 {
 		return append(b, leak.Span(ns)...)
 	}
-	unit, of := "ns", uint64(1)
+	unit, scale := "ns", 0
 	for _, u := range []struct {
-		unit string
-		of   uint64
-	}{{"us", 1e3}, {"ms", 1e6}, {"s", 1e9}} {
-		if ns >= u.of {
-			unit, of = u.unit, u.of
+		unit  string
+		scale int
+	}{{"us", 3}, {"ms", 6}, {"s", 9}} {
+		if ns >= pow10[u.scale] {
+			unit, scale = u.unit, u.scale
 		}
 	}
-	digits := 0 // three that say something
-	for whole := ns / of; of > 1 && whole < 100 && digits < 2; whole = whole*10 + 1 {
+	return append(appendDigits3(b, ns, scale), unit...)
+}
+
+// appendDigits3 appends n / 10^scale with the three digits that say something, or all that are
+// before the point.
+func appendDigits3(b []byte, n uint64, scale int) []byte {
+	digits := 0
+	for whole := n / pow10[scale]; scale > 0 && whole < 100 && digits < 2; whole = whole*10 + 1 {
 		digits++
 	}
 	if digits == 0 {
-		return append(strconv.AppendUint(b, ns/of, 10), unit...)
+		return strconv.AppendUint(b, n/pow10[scale], 10)
 	}
-	scale := map[uint64]int{1e3: 3, 1e6: 6, 1e9: 9}[of]
-	return append(appendFixed(b, ns, scale, digits), unit...)
+	return appendFixed(b, n, scale, digits)
 }
 
 // appendEdges appends a line for each edge that was taken.

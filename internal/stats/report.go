@@ -1,6 +1,10 @@
 package stats
 
-import "github.com/tcptrace/tcptrace/internal/tcp"
+import (
+	"slices"
+
+	"github.com/tcptrace/tcptrace/internal/tcp"
+)
 
 // Report is what a Tally has counted. It is plain data, enough to draw the state diagram
 // with; its histograms are valid until the next event.
@@ -46,6 +50,50 @@ type Edge struct {
 // PerSecond is how often it was taken; false: no time has passed.
 func (e *Edge) PerSecond(watched uint64) (float64, bool) {
 	return float64(e.Count) * 1e9 / float64(max(watched, 1)), watched > 0
+}
+
+// CountOf is how often sockets with a role took it, as far as that is known; "" is all of them.
+// A listener is a server.
+func (e *Edge) CountOf(role tcp.Role) uint64 {
+	switch role {
+	case tcp.Client:
+		return e.Client
+	case tcp.Server:
+		if e.From == tcp.Listen || e.To == tcp.Listen {
+			return e.Count
+		}
+		return e.Server
+	}
+	return e.Count
+}
+
+// OnPath reports whether the edge is on the usual path of a role; all are on that of "".
+func (e *Edge) OnPath(role tcp.Role) bool {
+	switch role {
+	case tcp.Client:
+		return e.Path&tcp.ClientPath != 0
+	case tcp.Server:
+		return e.Path&tcp.ServerPath != 0
+	}
+	return true
+}
+
+// Unusual reports whether the edge is one that figure 5 of RFC 9293 does not have, or was
+// taken because a connection was reset, failed or was given up: once is enough.
+func (e *Edge) Unusual() bool {
+	if !e.Legal || e.Extension != "" {
+		return true
+	}
+	return slices.ContainsFunc(e.Reasons, func(why Reason) bool {
+		end := tcp.Event{Kind: tcp.Transition, Old: e.From, New: e.To, Reason: why.Reason}
+		switch end.Outcome() {
+		case tcp.Reset:
+			return true // also of a TIME_WAIT
+		case tcp.Failed, tcp.Broken:
+			return end.Finishes()
+		}
+		return false
+	})
 }
 
 // Reason is why an edge was taken: so many times. Empty: not known.

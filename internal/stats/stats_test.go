@@ -336,3 +336,53 @@ func BenchmarkTally(b *testing.B) {
 		})
 	}
 }
+
+// An edge is unusual if one connection was reset, failed or was given up on it, or if figure 5
+// does not have it.
+func TestUnusualEdges(t *testing.T) {
+	for _, c := range []struct {
+		from, to tcp.State
+		reasons  []tcp.Reason
+		unusual  bool
+	}{
+		{tcp.LastAck, tcp.Close, []tcp.Reason{tcp.FinAcked}, false},
+		{tcp.LastAck, tcp.Close, []tcp.Reason{tcp.FinAcked, tcp.RSTReceived}, true},
+		{tcp.LastAck, tcp.Close, []tcp.Reason{tcp.Timeout}, true},
+		{tcp.LastAck, tcp.Close, []tcp.Reason{""}, false},
+		{tcp.TimeWait, tcp.Close, []tcp.Reason{tcp.Expired, tcp.ReusedByConnect}, false},
+		{tcp.TimeWait, tcp.Close, []tcp.Reason{tcp.RSTReceived}, true},
+		{tcp.SynSent, tcp.Close, []tcp.Reason{tcp.LocalClose}, true},
+		{tcp.SynSent, tcp.Established, []tcp.Reason{tcp.HandshakeDone}, false},
+		{tcp.Listen, tcp.Close, []tcp.Reason{tcp.LocalClose}, false},
+		{tcp.FinWait1, tcp.Close, []tcp.Reason{tcp.FinAcked}, true},
+		{tcp.CloseWait, tcp.Listen, []tcp.Reason{""}, true},
+	} {
+		edge, legal := tcp.FindEdge(c.from, c.to)
+		e := Edge{Edge: edge, Legal: legal, Count: 1}
+		for _, why := range c.reasons {
+			e.Reasons = append(e.Reasons, Reason{why, 1})
+		}
+		if got := e.Unusual(); got != c.unusual {
+			t.Errorf("%v > %v by %q: got %v", c.from, c.to, c.reasons, got)
+		}
+	}
+}
+
+// A listener is a server, without being the server of a connection.
+func TestCountOfRole(t *testing.T) {
+	opened := Edge{Edge: tcp.Edge{From: tcp.Close, To: tcp.Listen, Path: tcp.ServerPath}, Count: 3}
+	closed := Edge{Edge: tcp.Edge{From: tcp.Established, To: tcp.CloseWait, Path: tcp.ServerPath}, Count: 9, Client: 2, Server: 5}
+	for _, c := range []struct {
+		edge Edge
+		role tcp.Role
+		want uint64
+		on   bool
+	}{
+		{opened, "", 3, true}, {opened, tcp.Server, 3, true}, {opened, tcp.Client, 0, false},
+		{closed, "", 9, true}, {closed, tcp.Server, 5, true}, {closed, tcp.Client, 2, false},
+	} {
+		if got, on := c.edge.CountOf(c.role), c.edge.OnPath(c.role); got != c.want || on != c.on {
+			t.Errorf("%v > %v of %q: got %d, %v", c.edge.From, c.edge.To, c.role, got, on)
+		}
+	}
+}

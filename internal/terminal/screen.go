@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,8 +21,18 @@ const (
 	home        = "\x1b[H"
 	clearLine   = "\x1b[K" // from the cursor to the end
 	clearBelow  = "\x1b[J"
-	bold        = "\x1b[1m"
-	plain       = "\x1b[m"
+)
+
+// Style is how characters look: a sequence for a terminal, see SGR in console_codes(4). Styles
+// are added by +; Plain ends them.
+type Style string
+
+// The styles.
+const (
+	Plain Style = "\x1b[m"
+	Bold  Style = "\x1b[1m"
+	Faint Style = "\x1b[2m"
+	Red   Style = "\x1b[31m"
 )
 
 // A Screen shows one frame after the other in place, on the terminal's alternate
@@ -100,7 +111,13 @@ func Size(f *os.File) (width, height int) {
 // Draw shows the lines of a text, cut to the terminal's size, the first in bold.
 // What the terminal would act on is made Visible. It is one write, so the frame does not
 // flicker.
-func (s *Screen) Draw(text string) error {
+func (s *Screen) Draw(text string) error { return s.draw(text, AppendVisible) }
+
+// DrawStyled is Draw for a text with Styles, which it passes on. They are to be those of the
+// program itself: foreign text in it must be Visible before.
+func (s *Screen) DrawStyled(text string) error { return s.draw(text, appendStyled) }
+
+func (s *Screen) draw(text string, appendLine func(b []byte, line string, limit int) []byte) error {
 	width, height := s.Size()
 	b := append(s.frame[:0], home...)
 	row := 0
@@ -112,11 +129,11 @@ func (s *Screen) Draw(text string) error {
 			b = append(b, "\r\n"...)
 		}
 		if row == 0 {
-			b = append(b, bold...)
+			b = append(b, Bold...)
 		}
-		b = AppendVisible(b, strings.TrimSuffix(line, "\n"), width)
+		b = appendLine(b, strings.TrimSuffix(line, "\n"), width)
 		if row == 0 {
-			b = append(b, plain...)
+			b = append(b, Plain...)
 		}
 		b = append(b, clearLine...)
 		row++
@@ -129,6 +146,42 @@ func (s *Screen) Draw(text string) error {
 		return fmt.Errorf("write to the terminal: %w", err)
 	}
 	return nil
+}
+
+// appendStyled is AppendVisible for a line with styles, which take no room. It ends them.
+func appendStyled(b []byte, line string, limit int) []byte {
+	styled := false
+	for line != "" {
+		if style := leadingStyle(line); style != "" {
+			b, line, styled = append(b, style...), line[len(style):], true
+			continue
+		}
+		text := line
+		if next := strings.IndexByte(line[1:], styleStart); next >= 0 {
+			text = line[:next+1]
+		}
+		line = line[len(text):]
+		start := len(b)
+		b = AppendVisible(b, text, limit)
+		limit -= utf8.RuneCount(b[start:])
+	}
+	if styled {
+		b = append(b, Plain...)
+	}
+	return b
+}
+
+// styleStart is the first byte of every style.
+const styleStart = '\x1b'
+
+// leadingStyle is the style that a text begins with, or nothing.
+func leadingStyle(text string) Style {
+	for _, style := range []Style{Plain, Bold, Faint, Red} {
+		if strings.HasPrefix(text, string(style)) {
+			return style
+		}
+	}
+	return ""
 }
 
 // closeLimit is how long Close waits for the terminal to take the last bytes.

@@ -44,6 +44,25 @@ func TestScreenClosesOnAStoppedTerminal(t *testing.T) {
 	}
 }
 
+// Styles take no room and end with the line. Whatever else a terminal would act on does not
+// get through.
+func TestAppendStyled(t *testing.T) {
+	for line, want := range map[string]string{
+		"plain text":                         "plain text",
+		"\x1b[1mbold\x1b[m not":              "\x1b[1mbold\x1b[m not\x1b[m",
+		"\x1b[1m\x1b[31m1234567890123\x1b[m": "\x1b[1m\x1b[31m123456789012\x1b[m\x1b[m",
+		"12\x1b[2m│┊│┊│┊│┊│┊│┊│┊":            "12\x1b[2m│┊│┊│┊│┊│┊\x1b[m",
+		"\x1b[2Ja":        "\\x1b[2Ja",
+		"\x1b[1mb\x1b[5m": "\x1b[1mb\\x1b[5m\x1b[m",
+		"a\x1b":           "a\\x1b",
+		"":                "",
+	} {
+		if got := string(appendStyled(nil, line, 12)); got != want {
+			t.Errorf("%q gives %q, want %q", line, got, want)
+		}
+	}
+}
+
 // openPTY returns a pseudo terminal whose other end nobody reads.
 func openPTY(t *testing.T) *os.File {
 	t.Helper()

@@ -110,7 +110,7 @@ func TestScreenShowsHostileText(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	own := strings.NewReplacer(enterScreen, "", leaveScreen, "", home, "", clearLine, "", clearBelow, "", bold, "", plain, "", "\r\n", "")
+	own := strings.NewReplacer(enterScreen, "", leaveScreen, "", home, "", clearLine, "", clearBelow, "", string(Bold), "", string(Plain), "", "\r\n", "")
 	if left := own.Replace(string(shown)); Visible(left) != left {
 		t.Errorf("beside its own sequences the screen shows %q", left)
 	}
