@@ -19,6 +19,7 @@ type pty struct {
 	cmd           *exec.Cmd
 	before        unix.Termios
 	shown         strings.Builder
+	at            int // until has looked at what was shown up to here
 }
 
 // newPTY starts a program on a terminal of its own.
@@ -65,19 +66,20 @@ func (term *pty) modes() unix.Termios {
 
 func (term *pty) resize(columns, rows uint16) {
 	term.t.Helper()
+	term.at = term.shown.Len()
 	err := unix.IoctlSetWinsize(int(term.master.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: columns})
 	if err != nil {
 		term.t.Fatal(err)
 	}
 }
 
-// until reads until the text is shown that is not in what was shown before.
+// until reads until the text is shown behind what it has waited for before, which may come
+// with it in one piece, and after the last change of size.
 func (term *pty) until(text string) {
 	term.t.Helper()
-	from := term.shown.Len()
 	deadline := time.Now().Add(30 * time.Second)
 	buf := make([]byte, 64<<10)
-	for !strings.Contains(term.shown.String()[from:], text) {
+	for !strings.Contains(term.shown.String()[term.at:], text) {
 		// The fd is in blocking mode since Fd was called: poll.
 		fds := []unix.PollFd{{Fd: int32(term.master.Fd()), Events: unix.POLLIN}}
 		if ready, _ := unix.Poll(fds, 100); ready > 0 {
@@ -91,6 +93,7 @@ func (term *pty) until(text string) {
 			term.t.Fatalf("%q is not shown: %q", text, term.shown.String())
 		}
 	}
+	term.at += strings.Index(term.shown.String()[term.at:], text) + len(text)
 }
 
 func TestLeaksScreen(t *testing.T) {
