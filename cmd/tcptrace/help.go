@@ -51,6 +51,15 @@ Examples:
   tcptrace stats -r trace.json -j | jq '.states[].exact.p99_ms'
 `
 
+const timelineExamples = `
+Examples:
+  sudo tcptrace timeline --comm curl           each connection of curl, to its end
+  sudo tcptrace timeline -D 5432 -n 1          one connection, then stop
+  tcptrace timeline -r trace.json --cookie 2001
+  tcptrace timeline -r client.json -r server.json -P 443
+                                               both ends, of two hosts
+`
+
 const leaksExamples = `
 A group leaks when its oldest socket is three times --older-than old, or when it
 grows, unless its sockets are seen to be closed; the manual explains the rule.
@@ -81,7 +90,8 @@ func printHelp(_ kong.HelpOptions, ctx *kong.Context) error {
 		fmt.Fprintf(&b, "Usage: %s\n\n", strings.Replace(ctx.Model.Name+" "+node.Summary(), "[flags]", "[FLAGS]", 1))
 		writeWrapped(&b, 0, node.Help)
 		examples = map[string]string{
-			"sockets": socketsExamples, "connections": connectionsExamples, "stats": statsExamples, "leaks": leaksExamples,
+			"sockets": socketsExamples, "connections": connectionsExamples, "stats": statsExamples,
+			"timeline": timelineExamples, "leaks": leaksExamples,
 		}[node.Name]
 	}
 	writeFlags(&b, node)

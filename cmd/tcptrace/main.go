@@ -87,6 +87,7 @@ type cli struct {
 	Sockets     socketsCmd     `cmd:"" help:"Print a table of all sockets as they are now."`
 	Connections connectionsCmd `cmd:"" help:"Print a line for each connection that ends: times, who closed first, why."`
 	Stats       statsCmd       `cmd:"" help:"Count: time in each state, every edge of the diagram, who opens and resets."`
+	Timeline    timelineCmd    `cmd:"" help:"Tell the story of each connection: both ends, every state, what ended it."`
 	Leaks       leaksCmd       `cmd:"" help:"Find who leaks sockets, why, and where in the code."`
 	Doctor      doctorCmd      `cmd:"" help:"Report what this kernel lets tcptrace see, and what it does not."`
 	Completion  completionCmd  `cmd:"" help:"Print the completion script for a shell."`

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"time"
 
 	"github.com/tcptrace/tcptrace/internal/pipeline"
@@ -10,7 +11,7 @@ import (
 
 // tracingFlags say where events come from, the live kernel or a recording, and when it ends.
 type tracingFlags struct {
-	Read     *string  `short:"r" placeholder:"FILE" group:"Source and end" help:"Read a recording (JSON of tcptrace -j) instead of the kernel; - is standard input."`
+	Read     []string `short:"r" sep:"none" placeholder:"FILE" group:"Source and end" help:"Read a recording (JSON of tcptrace -j) instead of the kernel; - is standard input."`
 	Duration duration `short:"d" placeholder:"TIME" group:"Source and end" help:"Stop after this time: 10s, 5m."`
 
 	RingSize   ringSize `default:"8M" placeholder:"SIZE" group:"Limits" help:"Ring buffer between the kernel and tcptrace; default ${default}."`
@@ -52,7 +53,10 @@ func (f *tracingFlags) run(e *env, filter *followFlags, v view) error {
 		return err
 	}
 	sockets := selection{tcp.NewSelector(selected), filter.Where}
-	if f.Read != nil {
+	switch {
+	case len(f.Read) > 1:
+		return usageError{errors.New("-r can be given once: only 'tcptrace timeline' reads two recordings")}
+	case f.Read != nil:
 		return f.replay(e, sockets, v)
 	}
 	return f.live(e, filter.probeConfig(), sockets, v)
@@ -82,7 +86,7 @@ func (f *tracingFlags) live(e *env, config probe.Config, sockets selection, v vi
 }
 
 func (f *tracingFlags) replay(e *env, sockets selection, v view) error {
-	source, err := e.openRecording(*f.Read)
+	source, err := e.openRecording(f.Read[0])
 	if err != nil {
 		return err
 	}

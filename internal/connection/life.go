@@ -181,9 +181,15 @@ func (l *life) measure(r *Record) {
 	}
 }
 
-// closer says who closed first, by the states that the connection has been in.
+// closer says who closed first.
 func (l *life) closer() Closer {
 	been := func(s tcp.State) bool { return l.kinds[s] != none || l.last.New == s }
+	return ClosedFirst(been, l.last.Old, l.last.New, l.last.Reason)
+}
+
+// ClosedFirst says who closed a connection first, by the states that it has been in and by its
+// last change of state, TIME_WAIT left aside.
+func ClosedFirst(been func(tcp.State) bool, from, to tcp.State, why tcp.Reason) Closer {
 	switch {
 	case been(tcp.Closing):
 		return Simultaneous
@@ -193,21 +199,14 @@ func (l *life) closer() Closer {
 		return Remote
 	case been(tcp.TimeWait): // by way of FIN_WAIT2, or of CLOSING
 		return Unknown
+	case been(tcp.FinWait1) && from == tcp.FinWait1 && to == tcp.Close:
+		return Local // we closed, and that the peer had not done so before is known
 	case been(tcp.FinWait1):
-		return l.onlyFinSent()
-	case l.last.New != tcp.Close, l.last.Old != tcp.Established: // open, or never established
+		return Unknown
+	case to != tcp.Close, from != tcp.Established: // open, or never established
 		return ""
 	}
-	return resetter(l.last.Reason)
-}
-
-// onlyFinSent: we closed, and that the peer had not done so before is known if FIN_WAIT1 is
-// the state in which the connection ended.
-func (l *life) onlyFinSent() Closer {
-	if l.last.New == tcp.Close && l.last.Old == tcp.FinWait1 {
-		return Local
-	}
-	return Unknown
+	return resetter(why)
 }
 
 // resetter says which end ended an established connection without a FIN.

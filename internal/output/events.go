@@ -148,10 +148,14 @@ func errno(b []byte, e *tcp.Event) []byte {
 	if e.Errno == 0 {
 		return b
 	}
-	if name := unix.ErrnoName(syscall.Errno(e.Errno)); name != "" {
+	return errnoName(b, e.Errno)
+}
+
+func errnoName(b []byte, n uint32) []byte {
+	if name := unix.ErrnoName(syscall.Errno(n)); name != "" {
 		return append(b, name...)
 	}
-	return strconv.AppendUint(b, uint64(e.Errno), 10)
+	return strconv.AppendUint(b, uint64(n), 10)
 }
 
 // names returns the names of the columns that the options ask for.

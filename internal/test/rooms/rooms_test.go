@@ -30,11 +30,12 @@ var rooms = map[string][]string{
 	"internal/leak":       {"internal/tcp", "internal/pipeline", "internal/enrich", "internal/symbolize"},
 	"internal/connection": {"internal/tcp", "internal/pipeline"},
 	"internal/stats":      {"internal/tcp", "internal/pipeline"},
-	"internal/output": {"internal/tcp", "internal/connection", "internal/stats", "internal/leak", "internal/symbolize",
-		"internal/terminal"},
+	"internal/timeline":   {"internal/tcp", "internal/pipeline", "internal/connection"},
+	"internal/output": {"internal/tcp", "internal/connection", "internal/stats", "internal/timeline", "internal/leak",
+		"internal/symbolize", "internal/terminal"},
 	"cmd/tcptrace": {"internal/tcp", "internal/terminal", "internal/symbolize", "internal/probe",
-		"internal/recording", "internal/enrich", "internal/pipeline", "internal/connection", "internal/stats", "internal/leak",
-		"internal/output", "internal/procfs", "internal/where", "internal/confine"},
+		"internal/recording", "internal/enrich", "internal/pipeline", "internal/connection", "internal/stats", "internal/timeline",
+		"internal/leak", "internal/output", "internal/procfs", "internal/where", "internal/confine"},
 }
 
 // pure is all that the domain may import of the standard library: it has no I/O and no
