@@ -304,6 +304,17 @@ func TestManPageListsConnectionFields(t *testing.T) {
 	}
 }
 
+// It does so for every field of a story, in the section about it.
+func TestManPageListsTimelineFields(t *testing.T) {
+	_, section, _ := strings.Cut(manPage, ".Sh TIMELINES\n")
+	section, _, _ = strings.Cut(section, "\n.Sh ")
+	for _, field := range output.TimelineFields() {
+		if !strings.Contains(section, field) {
+			t.Errorf("the manual does not name %s", field)
+		}
+	}
+}
+
 // clients is a source of clients, of which as many are open at a time as it has room for: each
 // a socket and an address pair of its own.
 type clients struct {

@@ -66,8 +66,12 @@ func (t *Timeline) Clocks(c timeline.Clocks) error {
 		t.printf("The clocks drift: %s contradict each other by %s ms. Ends are joined where\nno others have their addresses, each by its own handshake.\n",
 			leak.Counted(c.Handshakes, "handshake"), ms(c.Drift))
 	default:
-		t.printf("The clock of 2 is %s %s %s ms ahead of that of 1, by %s.\n",
-			signedMS(c.Offset), t.marks.plusMinus, ms(c.Error), leak.Counted(c.Handshakes, "handshake"))
+		than := "ahead of"
+		if c.Offset < 0 {
+			than = "behind"
+		}
+		t.printf("The clock of 2 is %s %s %s ms %s that of 1, by %s.\n",
+			ms(uint64(max(c.Offset, -c.Offset))), t.marks.plusMinus, ms(c.Error), than, leak.Counted(c.Handshakes, "handshake"))
 	}
 	t.clocks = &c
 	t.printf("\n")
@@ -77,8 +81,8 @@ func (t *Timeline) Clocks(c timeline.Clocks) error {
 // Write writes a story.
 func (t *Timeline) Write(s *timeline.Story) error {
 	if !t.begun {
-		t.printf("%s dashed: inferred from the change that it ends at, not seen\n", strings.Repeat(t.marks.dash, 4)+">")
-		t.printf("%s the longer a bar the longer the time, not to scale: %d characters for ten times\n\n", strings.Repeat(t.marks.bar, 5), perDecade)
+		t.printf("%s dashed: not seen, but inferred from the change that it points to\n", strings.Repeat(t.marks.dash, 4)+">")
+		t.printf("%s time in a state, not to scale: %d characters more for ten times as long\n\n", strings.Repeat(t.marks.bar, 5), perDecade)
 	} else {
 		t.printf("\n")
 	}
@@ -125,7 +129,7 @@ func (t *Timeline) head(s *timeline.Story) {
 	}
 	facts := []string{from.String() + between + to.String() + ": " + duration}
 	verdict := timelineVerdict(s)
-	if verdict.outcome != "" {
+	if verdict.outcome != "" && (verdict.outcome != tcp.Closed || verdict.closer == "") {
 		facts = append(facts, string(verdict.outcome))
 	}
 	if verdict.closer != "" {
@@ -141,8 +145,7 @@ func (t *Timeline) head(s *timeline.Story) {
 	}
 	t.printf("%s%s", since, time.Unix(0, first.Wall(0)+begin).Format("2006-01-02 15:04:05.000000"))
 	if s.Error != 0 || s.Offset != 0 {
-		t.printf(" by the clock of %d, the other's moved by %s %s %s ms", first.Recording+1,
-			signedMS(-s.Offset), t.marks.plusMinus, ms(s.Error))
+		t.printf(" by the clock of %d; times of %d: %s %s ms", first.Recording+1, 2-first.Recording, t.marks.plusMinus, ms(s.Error))
 	}
 	t.printf("\n")
 }
@@ -202,7 +205,7 @@ func closerOf(e *timeline.End) (name, word string) {
 func (t *Timeline) end(e *timeline.End) {
 	var facts []string
 	if e.OwnerSource != "" {
-		facts = append(facts, ownerName(e.PID, e.Comm))
+		facts = append(facts, ownerName(e.PID, e.Comm, maxName))
 	} else {
 		facts = append(facts, "owner not known")
 	}
@@ -243,8 +246,8 @@ func endName(e *timeline.End) string { return cmp.Or(string(e.Role), "end") }
 // maxName is what is shown of a process name.
 const maxName = 32
 
-func ownerName(pid uint32, comm string) string {
-	return string(terminal.AppendVisible(nil, comm, maxName)) + " (" + strconv.FormatUint(uint64(pid), 10) + ")"
+func ownerName(pid uint32, comm string, limit int) string {
+	return string(terminal.AppendVisible(nil, comm, limit)) + " (" + strconv.FormatUint(uint64(pid), 10) + ")"
 }
 
 // wrap writes facts behind a title, in as many lines as they take.
@@ -349,16 +352,15 @@ func (t *Timeline) rowsOf(e *timeline.End, alone bool) (rows []timelineRow) {
 			at = max(at, e.Stays[i-1].End)
 		}
 		change(at, stay.State)
+		if i > 0 && changedHands(owner, e.Stays[i-1].Owner) {
+			owner = e.Stays[i-1].Owner
+			rows = append(rows, timelineRow{at: int64(at), text: "  now of " + ownerName(owner.PID, owner.Comm, lane-20)})
+		} else if owner.Source == "" {
+			owner = stay.Owner
+		}
 		why, errno = cmp.Or(string(stay.Reason), "?"), stay.Errno
 		if stay.Next == 0 {
 			why = "not seen how"
-		}
-		if stay.Owner.Source != "" {
-			if owner.Source != "" && (owner.PID != stay.Owner.PID || owner.Comm != stay.Owner.Comm) {
-				name := string(terminal.AppendVisible(nil, stay.Owner.Comm, lane-16)) + " (" + strconv.FormatUint(uint64(stay.Owner.PID), 10) + ")"
-				rows = append(rows, timelineRow{at: int64(stay.End), text: "  now of " + name})
-			}
-			owner = stay.Owner
 		}
 	}
 	last := e.Stays[len(e.Stays)-1]
@@ -369,6 +371,11 @@ func (t *Timeline) rowsOf(e *timeline.End, alone bool) (rows []timelineRow) {
 		rows = append(rows, timelineRow{at: int64(last.End), text: last.State.String() + " goes on"})
 	}
 	return rows
+}
+
+// changedHands reports whether another process has an end than before.
+func changedHands(was, is timeline.Owner) bool {
+	return was.Source != "" && is.Source != "" && (was.PID != is.PID || was.Comm != is.Comm)
 }
 
 // byPacket reports whether a state ended because something came from the other end.

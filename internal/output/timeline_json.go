@@ -3,6 +3,7 @@ package output
 import (
 	"io"
 	"strconv"
+	"strings"
 
 	"github.com/tcptrace/tcptrace/internal/tcp"
 	"github.com/tcptrace/tcptrace/internal/timeline"
@@ -80,10 +81,11 @@ func (j *TimelineJSON) Write(s *timeline.Story) error {
 
 func (j *TimelineJSON) end(b []byte, s *timeline.Story, e *timeline.End, begin int64) []byte {
 	b = appendInstant(append(b, `{"start":"`...), &j.each, e.Wall(e.Stays[0].Begin))
+	b = append(b, '"')
 	if j.pair {
-		b = strconv.AppendInt(append(b, `","recording":"`...), int64(e.Recording)+1, 10)
+		b = strconv.AppendInt(append(b, `,"recording":`...), int64(e.Recording)+1, 10)
 	}
-	b = appendSocket(append(b, '"'), &e.Event)
+	b = appendSocket(b, &e.Event)
 	if e.Opened != "" {
 		b = appendWord(append(b, `,"opened":"`...), string(e.Opened))
 	}
@@ -105,6 +107,12 @@ func (j *TimelineJSON) end(b []byte, s *timeline.Story, e *timeline.End, begin i
 		b = appendStay(b, &e.Stays[i], s.At(e, e.Stays[i].Begin)-begin)
 	}
 	return append(b, "]}"...)
+}
+
+// TimelineFields lists the names of the fields of a story in JSON that an event does not have.
+func TimelineFields() []string {
+	return strings.Fields("start start_boot_ns closed_first outcome ambiguous boot_offset_ms clock_error_ms clock_offset_ms " +
+		"handshakes drift_ms ends recording opened open end_lost missing stays at_ms new_state")
 }
 
 // appendStay appends one state, which began at a time after the beginning of the story.

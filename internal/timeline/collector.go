@@ -208,20 +208,19 @@ func (c *Collector) only(e *End) *End {
 // is to be added to times of a to have those of b: they lived at the same time, and the client
 // was there first.
 func fit(a, b *End, offset int64) bool {
+	if a.Role == tcp.Server && b.Role != tcp.Server {
+		return fit(b, a, -offset)
+	}
 	begunA, exactA := a.Begin()
 	begunB, exactB := b.Begin()
 	aBegin, bBegin := int64(begunA)+offset, int64(begunB)
-	if aBegin > int64(b.until()) || bBegin > int64(a.until())+offset {
-		return false
-	}
 	switch {
-	case !exactA || !exactB:
-	case a.Role == tcp.Client && b.Role == tcp.Server:
+	case a.Role == tcp.Server, aBegin > int64(b.until()), bBegin > int64(a.until())+offset:
+		return false
+	case a.Role == tcp.Client && b.Role == tcp.Server && exactA && exactB:
 		return aBegin <= bBegin
-	case a.Role == tcp.Server && b.Role == tcp.Client:
-		return bBegin <= aBegin
 	}
-	return a.Role != tcp.Server || b.Role != tcp.Server
+	return true
 }
 
 // tell hands on the story of two ends that are over, p may be nil.

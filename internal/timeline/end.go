@@ -6,7 +6,9 @@ func (e *End) addresses() addresses { return addresses{e.Local, e.Remote} }
 
 // take applies an event of the end; missing says that it left its state unseen.
 func (e *End) take(ev *tcp.Event, missing bool) {
-	e.wall = ev.Time - int64(ev.BootNS)
+	if len(e.Stays) == 0 {
+		e.wall = ev.Time - int64(ev.BootNS)
+	}
 	if len(e.Stays) == 0 && ev.Kind == tcp.Transition && (ev.Old == tcp.Close || ev.Old == tcp.Listen) {
 		e.Begun, e.Opened = true, ev.Reason
 		e.half = ev.Old == tcp.Listen && ev.Cookie == 0

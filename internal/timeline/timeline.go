@@ -47,7 +47,7 @@ type End struct {
 	// Recording is which recording it is of: 0, or 1 for the second of two.
 	Recording int
 
-	wall      int64 // of the wall clock to CLOCK_BOOTTIME, in ns
+	wall      int64 // of the wall clock to CLOCK_BOOTTIME in ns, at its first event
 	half      bool  // it began as a half-open connection, when the SYN arrived
 	over      bool
 	ambiguous bool // more than one could be its other end
@@ -112,7 +112,8 @@ func (s *Story) Finish() (at int64) {
 	return at
 }
 
-// Wall is the wall clock of the end for a CLOCK_BOOTTIME, in ns since the Unix epoch.
+// Wall is the wall clock of its host at a CLOCK_BOOTTIME, in ns since the Unix epoch, if it was
+// not set since the end was first seen.
 func (e *End) Wall(boot uint64) int64 { return int64(boot) + e.wall }
 
 // Last returns the last state but for TIME_WAIT, and whether it was seen to end. If nothing

@@ -246,7 +246,7 @@ func TestOffsetOfClocks(t *testing.T) {
 		client, server = hosts(capture.Events(t, more), offset)
 		stories, clocks := join(t, client, server)
 		wantWall := offset / 2
-		if clocks.Handshakes != 3 || clocks.Drift != 0 || clocks.Error >= wide.Error {
+		if clocks.Handshakes != 3 || clocks.Drift != 0 || clocks.Error != 200e3 || clocks.Error >= wide.Error {
 			t.Errorf("%d: %+v, of one handshake %+v", offset, clocks, wide)
 		}
 		if distance(clocks.Offset, wantWall) > clocks.Error || distance(wide.Offset, wantWall) > wide.Error {
@@ -324,6 +324,15 @@ func TestPairsThatStayApart(t *testing.T) {
 			joined: 2, apart: 4, several: 4, hand: 2, drift: true, change: func(e *tcp.Event) {
 				if e.Role == tcp.Server && e.Remote.Port() == 4006 {
 					e.BootNS += 5e6
+				}
+			}},
+		{name: "the clocks drift, addresses come again without a handshake", capture: base + again + handshakeAt(7, "f", 4006, 700, 900, 1500, "7"),
+			joined: 2, apart: 4, several: 4, hand: 2, drift: true, change: func(e *tcp.Event) {
+				switch {
+				case e.Role == tcp.Server && e.Remote.Port() == 4006:
+					e.BootNS += 5e6
+				case e.New == tcp.SynRecv && e.BootNS > capture.BootNS+50e9:
+					e.Kind, e.Old, e.Reason = tcp.Socket, 0, ""
 				}
 			}},
 	} {
