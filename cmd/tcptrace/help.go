@@ -53,7 +53,7 @@ Examples:
 
 const timelineExamples = `
 Examples:
-  sudo tcptrace timeline --comm curl           each connection of curl, to its end
+  sudo tcptrace timeline --comm curl           each connection of curl
   sudo tcptrace timeline -D 5432 -n 1          one connection, then stop
   tcptrace timeline -r trace.json --cookie 2001
   tcptrace timeline -r client.json -r server.json -P 443

@@ -188,7 +188,7 @@ func (r *leaksRun) liveConfig() leak.Config {
 // replay looks at a recording as if it were the kernel, refresh by refresh of the time
 // recorded.
 func (c *leaksCmd) replay(e *env, filter tcp.Filter) error {
-	source, err := e.openRecording(*c.Read)
+	source, err := e.openRecording(c.Read[0])
 	if err != nil {
 		return err
 	}

@@ -26,6 +26,7 @@ type timelineCmd struct {
 type storyWriter interface {
 	Write(*timeline.Story) error
 	Clocks(timeline.Clocks) error
+	Flush() error
 }
 
 func (c *timelineCmd) writer(w io.Writer) storyWriter {
@@ -51,7 +52,7 @@ func (c *timelineCmd) Run(e *env) error {
 		return usageError{errors.New("-r takes one recording, or two different ones: one of each end")}
 	}
 	writer := c.writer(e.stdout)
-	config := timeline.Config{Max: maxStories, Filter: filter, Limit: uint64(c.Count), Show: writer.Write}
+	config := timeline.Config{Max: maxStories, Filter: filter, Limit: uint64(c.Count), Show: writer.Write, Flush: writer.Flush}
 	if c.MaxSockets != nil {
 		config.Max = int(*c.MaxSockets)
 	}

@@ -32,6 +32,9 @@ type view struct {
 	missing    func() []string // what the view itself does not show; nil: nothing
 }
 
+// oneRecording is the mistake of a second -r.
+const oneRecording = "-r can be given once: only 'tcptrace timeline' reads two recordings"
+
 // selectInterval is how soon a socket is shown that stays in a state for long enough.
 const selectInterval = 250 * time.Millisecond
 
@@ -55,7 +58,7 @@ func (f *tracingFlags) run(e *env, filter *followFlags, v view) error {
 	sockets := selection{tcp.NewSelector(selected), filter.Where}
 	switch {
 	case len(f.Read) > 1:
-		return usageError{errors.New("-r can be given once: only 'tcptrace timeline' reads two recordings")}
+		return usageError{errors.New(oneRecording)}
 	case f.Read != nil:
 		return f.replay(e, sockets, v)
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/tcptrace/tcptrace/internal/tcp"
 	"github.com/tcptrace/tcptrace/internal/test/capture"
 	"github.com/tcptrace/tcptrace/internal/test/need"
+	"github.com/tcptrace/tcptrace/internal/timeline"
 )
 
 // recordings are those of this package's tests.
@@ -124,6 +125,10 @@ func TestLiveAndRecordingShowTheSame(t *testing.T) {
 				"connections": func(w io.Writer) pipeline.Consumer {
 					j := output.NewConnectionJSON(w)
 					return connection.NewCollector(connection.Config{Max: 100, Open: true, TimeWait: true, Show: j.Write, Flush: j.Flush})
+				},
+				"timeline": func(w io.Writer) pipeline.Consumer {
+					j := output.NewTimelineJSON(w)
+					return timeline.NewCollector(timeline.Config{Max: 100, Show: j.Write, Flush: j.Flush})
 				},
 				"stats": func(w io.Writer) pipeline.Consumer {
 					return stats.NewTally(stats.Config{By: stats.ByComm, Max: 100, Show: output.NewStatsJSON(w).Write})
@@ -376,6 +381,10 @@ func crowdViews() map[string]func() pipeline.Consumer {
 		"connections, TIME_WAIT included": func() pipeline.Consumer {
 			j := output.NewConnectionJSON(io.Discard)
 			return connection.NewCollector(connection.Config{Max: maxFollowed, TimeWait: true, Show: j.Write, Flush: j.Flush})
+		},
+		"timeline": func() pipeline.Consumer {
+			j := output.NewTimelineJSON(io.Discard)
+			return timeline.NewCollector(timeline.Config{Max: maxStories, Show: j.Write, Flush: j.Flush})
 		},
 		"stats": func() pipeline.Consumer {
 			return stats.NewTally(stats.Config{By: stats.ByComm, Max: maxFollowed, Show: output.NewStatsJSON(io.Discard).Write})

@@ -21,12 +21,12 @@ import (
 // Timeline writes stories of connections for 80 columns: who had them, what happened at each
 // end in order, and how long each state lasted.
 type Timeline struct {
-	w      io.Writer
-	marks  timelineMarks
-	begun  bool
-	lines  strings.Builder
-	names  [2]string // of the recordings
-	clocks *timeline.Clocks
+	w     io.Writer
+	marks timelineMarks
+	begun bool
+	lines strings.Builder
+	names [2]string // of the recordings
+	pair  bool      // there are two
 }
 
 // timelineMarks are what a story is drawn with.
@@ -73,20 +73,28 @@ func (t *Timeline) Clocks(c timeline.Clocks) error {
 		t.printf("The clock of 2 is %s %s %s ms %s that of 1, by %s.\n",
 			ms(uint64(max(c.Offset, -c.Offset))), t.marks.plusMinus, ms(c.Error), than, leak.Counted(c.Handshakes, "handshake"))
 	}
-	t.clocks = &c
+	t.pair = true
 	t.printf("\n")
+	return t.flush()
+}
+
+// Flush writes what stands before the stories, if it has not been written yet.
+func (t *Timeline) Flush() error {
+	if t.begun {
+		return nil
+	}
+	t.begun = true
+	t.printf("%s dashed: not seen, but inferred from the change that it points to\n", strings.Repeat(t.marks.dash, 4)+">")
+	t.printf("%s time in a state, not to scale: %d characters more for ten times as long\n", strings.Repeat(t.marks.bar, 5), perDecade)
 	return t.flush()
 }
 
 // Write writes a story.
 func (t *Timeline) Write(s *timeline.Story) error {
-	if !t.begun {
-		t.printf("%s dashed: not seen, but inferred from the change that it points to\n", strings.Repeat(t.marks.dash, 4)+">")
-		t.printf("%s time in a state, not to scale: %d characters more for ten times as long\n\n", strings.Repeat(t.marks.bar, 5), perDecade)
-	} else {
-		t.printf("\n")
+	if err := t.Flush(); err != nil {
+		return err
 	}
-	t.begun = true
+	t.printf("\n")
 	t.head(s)
 	for _, e := range s.Ends() {
 		t.end(e)
@@ -113,12 +121,12 @@ func (t *Timeline) head(s *timeline.Story) {
 	first := s.Ends()[0]
 	begin, exact := s.Begin()
 	from, to := first.Local, first.Remote
-	between := " - "
+	between := " -"
 	if first.Role == tcp.Server {
 		from, to = to, from
 	}
 	if first.Role != "" {
-		between = " > "
+		between = " >"
 	}
 	duration := ms(uint64(s.Finish()-begin)) + " ms"
 	if !exact {
@@ -127,7 +135,7 @@ func (t *Timeline) head(s *timeline.Story) {
 	if slices.ContainsFunc(s.Ends(), func(e *timeline.End) bool { return e.Open && e.Stays[len(e.Stays)-1].State != tcp.TimeWait }) {
 		duration += " so far"
 	}
-	facts := []string{from.String() + between + to.String() + ": " + duration}
+	facts := []string{duration}
 	verdict := timelineVerdict(s)
 	if verdict.outcome != "" && (verdict.outcome != tcp.Closed || verdict.closer == "") {
 		facts = append(facts, string(verdict.outcome))
@@ -138,7 +146,7 @@ func (t *Timeline) head(s *timeline.Story) {
 	if verdict.reason != "" {
 		facts = append(facts, string(verdict.reason))
 	}
-	t.wrap("", facts)
+	t.wrap("", append([]string{from.String() + between, to.String() + ":"}, listed(facts)...))
 	since := "  began "
 	if !exact {
 		since = "  known since "
@@ -235,10 +243,10 @@ func (t *Timeline) end(e *timeline.End) {
 		facts = append(facts, "some changes were not seen")
 	}
 	label := endName(e)
-	if t.clocks != nil {
+	if t.pair {
 		label += " " + strconv.Itoa(e.Recording+1)
 	}
-	t.wrap(fmt.Sprintf("  %-9s", label), facts)
+	t.wrap(fmt.Sprintf("  %-9s", label), listed(facts))
 }
 
 func endName(e *timeline.End) string { return cmp.Or(string(e.Role), "end") }
@@ -250,16 +258,21 @@ func ownerName(pid uint32, comm string, limit int) string {
 	return string(terminal.AppendVisible(nil, comm, limit)) + " (" + strconv.FormatUint(uint64(pid), 10) + ")"
 }
 
-// wrap writes facts behind a title, in as many lines as they take.
-func (t *Timeline) wrap(title string, facts []string) {
-	indent := max(utf8.RuneCountInString(title), 2)
+// listed is facts with commas between them.
+func listed(facts []string) []string {
+	for i := range facts[:len(facts)-1] {
+		facts[i] += ","
+	}
+	return facts
+}
+
+// wrap writes pieces behind a title, in as many lines as they take.
+func (t *Timeline) wrap(title string, pieces []string) {
 	column := utf8.RuneCountInString(title)
+	indent := max(column, 2)
 	t.printf("%s", title)
-	for i, fact := range facts {
-		if i < len(facts)-1 {
-			fact += ","
-		}
-		width := utf8.RuneCountInString(fact)
+	for i, piece := range pieces {
+		width := utf8.RuneCountInString(piece)
 		switch {
 		case i == 0:
 		case column+1+width > timelineWidth:
@@ -269,7 +282,7 @@ func (t *Timeline) wrap(title string, facts []string) {
 			t.printf(" ")
 			column++
 		}
-		t.printf("%s", fact)
+		t.printf("%s", piece)
 		column += width
 	}
 	t.printf("\n")

@@ -79,13 +79,14 @@ type Pair struct {
 const maxSame = 64
 
 // NewPair returns a Pair. Of cfg, Max holds for each recording: it is also how many of its
-// connections are kept to be joined. Show is not called.
+// connections are kept to be joined. Show and Flush are not called.
 func NewPair(cfg Config) *Pair {
 	p := &Pair{cfg: cfg}
 	for i := range p.collectors {
 		own := cfg
 		own.Limit, own.recording, own.all = 0, i, true
 		own.Show = func(s *Story) error { return p.keep(i, s) }
+		own.Flush = func() error { return nil }
 		p.collectors[i] = NewCollector(own)
 	}
 	return p

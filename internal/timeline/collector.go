@@ -11,12 +11,12 @@ import (
 // Config says which stories a Collector tells, and where they go.
 type Config struct {
 	// Max is how many ends are followed at once, 1 or more. When one more comes, the oldest is
-	// forgotten. An end takes about a kilobyte, and one that is over is kept until its other
-	// end is.
+	// forgotten. An end takes up to 1.5 KB, and one that is over is kept until its other end is.
 	Max    int
 	Filter tcp.Filter         // a connection is told if it selects either end
 	Limit  uint64             // so many stories; 0: no limit
 	Show   func(*Story) error // takes each story, as soon as its ends are over
+	Flush  func() error       // nothing else waits: what comes before the stories can be written
 	Offset int64              // of the wall clock to CLOCK_BOOTTIME in ns, until an event tells
 
 	recording int
@@ -272,8 +272,8 @@ func (c *Collector) unlist(e *End) {
 	c.ends[key] = rest
 }
 
-// Idle has nothing to do: a story is written as a whole.
-func (c *Collector) Idle() error { return nil }
+// Idle writes what is buffered.
+func (c *Collector) Idle() error { return c.cfg.Flush() }
 
 // Tick has nothing to do: a story depends on events alone.
 func (c *Collector) Tick(uint64) error { return nil }

@@ -35,6 +35,7 @@ func tell(t *testing.T, cfg Config, events []tcp.Event) (stories []*Story) {
 		cfg.Max = 100
 	}
 	cfg.Show = func(s *Story) error { stories = append(stories, s); return nil }
+	cfg.Flush = func() error { return nil }
 	follow(t, NewCollector(cfg), events)
 	return stories
 }
