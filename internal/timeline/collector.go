@@ -148,18 +148,24 @@ func (c *Collector) judge(e *End, ev *tcp.Event) {
 	}
 }
 
-// ended tells the story of an end that is over, unless it waits for its other end.
+// ended tells the story of an end that is over, unless it waits for its other end. Whether that
+// is the only one is asked again when both are over: a client's port may be known only when it
+// leaves SYN_SENT.
 func (c *Collector) ended(e *End) error {
-	if e.peer == nil {
-		e.peer = c.match(e)
-		if e.peer != nil {
-			e.peer.peer = e
+	p := c.match(e)
+	if was := e.peer; was != nil && p != was {
+		was.peer, e.peer = nil, nil
+		if was.over {
+			if err := c.tell(was, nil); err != nil {
+				return err
+			}
 		}
 	}
-	if e.peer != nil && !e.peer.over {
+	if p != nil && !p.over {
+		e.peer, p.peer = p, e
 		return nil
 	}
-	return c.tell(e, e.peer)
+	return c.tell(e, p)
 }
 
 // match returns the one end that is the other one of e: neither has a second that fits. The
@@ -181,7 +187,7 @@ func (c *Collector) only(e *End) *End {
 	}
 	here, all := []*End(nil), []*End(nil)
 	for _, p := range c.ends[e.addresses().reversed()] {
-		if p == e || p.told || p.peer != nil && p.peer != e || !fit(e, p, 0) {
+		if p == e || p.told || !fit(e, p, 0) {
 			continue
 		}
 		all = append(all, p)
