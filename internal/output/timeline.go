@@ -63,8 +63,8 @@ func (t *Timeline) Clocks(c timeline.Clocks) error {
 	case c.Handshakes == 0:
 		t.printf("No handshake is whole in both recordings: the offset of the clocks is not known,\nand no ends are joined.\n")
 	case c.Drift > 0:
-		t.printf("The clocks drift: %s contradict each other by %s ms. Ends are joined where\nno others have their addresses, each by its own handshake.\n",
-			leak.Counted(c.Handshakes, "handshake"), ms(c.Drift))
+		t.wrap("The clocks drift: ", strings.Fields(fmt.Sprintf("%s contradict each other by %s ms. Ends are joined "+
+			"where no others have their addresses, each by its own handshake.", leak.Counted(c.Handshakes, "handshake"), ms(c.Drift))))
 	default:
 		than := "ahead of"
 		if c.Offset < 0 {
@@ -269,7 +269,7 @@ func listed(facts []string) []string {
 // wrap writes pieces behind a title, in as many lines as they take.
 func (t *Timeline) wrap(title string, pieces []string) {
 	column := utf8.RuneCountInString(title)
-	indent := max(column, 2)
+	indent := min(max(column, 2), 11)
 	t.printf("%s", title)
 	for i, piece := range pieces {
 		width := utf8.RuneCountInString(piece)
@@ -294,6 +294,7 @@ type timelineRow struct {
 	end    int // 0: on the first lifeline
 	text   string
 	packet bool // it is inferred that something from the other end arrived
+	late   bool // it happened then at the latest
 }
 
 // rows draws the lifelines.
@@ -324,7 +325,11 @@ func (t *Timeline) rows(s *timeline.Story) {
 
 // row draws one row. The dashes stand on the other end's side, and point to where it arrived.
 func (t *Timeline) row(r timelineRow, ends int) {
-	t.printf("%12s %s ", signedMS(r.at), t.marks.line)
+	at := signedMS(r.at)
+	if r.late {
+		at = "<=" + at
+	}
+	t.printf("%12s %s ", at, t.marks.line)
 	dashes := strings.Repeat(t.marks.dash, lane-1)
 	switch {
 	case ends == 1 && r.packet:
@@ -365,6 +370,7 @@ func (t *Timeline) rowsOf(e *timeline.End, alone bool) (rows []timelineRow) {
 			at = max(at, e.Stays[i-1].End)
 		}
 		change(at, stay.State)
+		rows[len(rows)-1].late = stay.Kind != tcp.Exact && (i == 0 || e.Stays[i-1].Next == 0)
 		if i > 0 && changedHands(owner, e.Stays[i-1].Owner) {
 			owner = e.Stays[i-1].Owner
 			rows = append(rows, timelineRow{at: int64(at), text: "  now of " + ownerName(owner.PID, owner.Comm, lane-20)})
