@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -177,6 +179,53 @@ func TestViewsAgree(t *testing.T) {
 		}
 		agree(t, name, records, report)
 	}
+}
+
+// Every connection that has a record, open ones and TIME_WAITs included, is told as an end of one
+// story, with the same times in the same states.
+func TestTimelineAgreesWithConnections(t *testing.T) {
+	for name, events := range recordings(t) {
+		want, got := map[string]int{}, map[string]int{}
+		records := connection.NewCollector(connection.Config{
+			Max: 100, Open: true, TimeWait: true, Flush: func() error { return nil },
+			Show: func(r *connection.Record) error { want[times(r.Stays)]++; return nil },
+		})
+		stories := timeline.NewCollector(timeline.Config{Max: 100, Flush: func() error { return nil }, Show: func(s *timeline.Story) error {
+			for _, e := range s.Ends() {
+				var of [tcp.NewSynRecv + 1]connection.Stay
+				for _, stay := range e.Stays {
+					of[stay.State].Kind = stay.Kind
+					if stay.Kind.Known() {
+						of[stay.State].NS = stay.End - stay.Begin
+					}
+				}
+				got[times(of)]++
+			}
+			return nil
+		}})
+		now := uint64(0)
+		for i := range events {
+			now = max(now, events[i].BootNS)
+			if err := errors.Join(records.Event(&events[i]), stories.Event(&events[i])); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := errors.Join(records.Close(now), stories.Close(now)); err != nil {
+			t.Fatal(err)
+		}
+		if !maps.Equal(want, got) || len(want) < 2 {
+			t.Errorf("%s: by their records\n%v\nby their stories\n%v", name, slices.Sorted(maps.Keys(want)), slices.Sorted(maps.Keys(got)))
+		}
+	}
+}
+
+func times(stays [tcp.NewSynRecv + 1]connection.Stay) (text string) {
+	for s, stay := range stays {
+		if stay.Kind != "" {
+			text += fmt.Sprintf("%v %d %s\n", tcp.State(s), stay.NS, stay.Kind)
+		}
+	}
+	return text
 }
 
 func agree(t *testing.T, name string, records []connection.Record, report *stats.Report) {

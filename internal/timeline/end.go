@@ -37,11 +37,9 @@ func (e *End) leave(ev *tcp.Event, missing bool) {
 	last := &e.Stays[len(e.Stays)-1]
 	last.End, last.Next, last.Reason, last.Errno = ev.BootNS, ev.New, ev.Reason, ev.Errno
 	last.Owner = Owner{ev.PID, ev.Comm, ev.OwnerSource}
-	switch {
-	case ev.DurationKind.Known():
+	last.Kind = tcp.Unknown
+	if ev.DurationKind.Known() {
 		last.Kind, last.Begin = ev.DurationKind, ev.BootNS-min(ev.Duration, ev.BootNS)
-	case last.Kind != tcp.Exact:
-		last.Kind = tcp.Unknown
 	}
 }
 
