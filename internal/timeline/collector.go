@@ -1,6 +1,7 @@
 package timeline
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 
@@ -70,27 +71,24 @@ func (c *Collector) gone(l *tcp.Life[*End]) {
 	if c.forgotten < c.lives.Forgotten() {
 		c.forgotten++
 		c.unlist(e)
-		c.leave(e)
+		c.err = cmp.Or(c.err, c.part(e))
 		return
 	}
 	e.lose()
-	if err := c.ended(e); err != nil && c.err == nil {
-		c.err = err
-	}
+	c.err = cmp.Or(c.err, c.ended(e))
 }
 
-// leave tells the other end of one that was forgotten, if it waits for that.
-func (c *Collector) leave(e *End) {
-	p := e.peer
-	if p == nil {
-		return
+// part separates an end, which may be nil, from its other end, and tells that if it has waited.
+func (c *Collector) part(e *End) error {
+	if e == nil || e.peer == nil {
+		return nil
 	}
+	p := e.peer
 	p.peer, e.peer = nil, nil
 	if p.over {
-		if err := c.tell(p, nil); err != nil && c.err == nil {
-			c.err = err
-		}
+		return c.tell(p, nil)
 	}
+	return nil
 }
 
 // Event takes an event. Those of listeners are of interest for what they prove alone.
@@ -153,12 +151,9 @@ func (c *Collector) judge(e *End, ev *tcp.Event) {
 // leaves SYN_SENT.
 func (c *Collector) ended(e *End) error {
 	p := c.match(e)
-	if was := e.peer; was != nil && p != was {
-		was.peer, e.peer = nil, nil
-		if was.over {
-			if err := c.tell(was, nil); err != nil {
-				return err
-			}
+	if e.peer != p {
+		if err := cmp.Or(c.part(e), c.part(p)); err != nil {
+			return err
 		}
 	}
 	if p != nil && !p.over {
@@ -179,19 +174,20 @@ func (c *Collector) match(e *End) *End {
 }
 
 // only returns the one end that fits e: of the same namespace, or else the only one of
-// another. Where several fit, none of them is ever joined: which it was cannot be told later,
-// when some are gone.
+// another, to which the loopback interface does not lead. Where several fit, none of them is
+// ever joined: which it was cannot be told later, when some are gone.
 func (c *Collector) only(e *End) *End {
 	if e.ambiguous {
 		return nil
 	}
 	here, all := []*End(nil), []*End(nil)
 	for _, p := range c.ends[e.addresses().reversed()] {
-		if p == e || p.told || !fit(e, p, 0) {
+		elsewhere := p.NetNS != e.NetNS
+		if p == e || p.told || elsewhere && e.Local.Addr().IsLoopback() || !fit(e, p, 0) {
 			continue
 		}
 		all = append(all, p)
-		if p.NetNS == e.NetNS {
+		if !elsewhere {
 			here = append(here, p)
 		}
 	}

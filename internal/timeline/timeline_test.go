@@ -157,9 +157,13 @@ func TestJoin(t *testing.T) {
 			[]string{clientOfSeveral, clientOfSeveral, serverOfSeveral}},
 		{"two fit, the server is over first", c("0s", "1") + c("0s", "2") + s("1ms", "3") + sEnd("5ms", "3") + cEnd("6ms", "2") + cEnd("7ms", "1"),
 			[]string{serverOfSeveral, clientOfSeveral, clientOfSeveral}},
+		{"loopback of two namespaces", strings.NewReplacer("10.0.0.7:", "127.0.0.1:", "10.0.0.1:", "127.0.0.1:").Replace(
+			c("0s", "1") + s("1ms", "2") + cEnd("5ms", "1") + sEnd("6ms", "2")), []string{clientAlone, serverAlone}},
 		{"the port of the second is known late", "0s c2 CLOSE>SYN_SENT 10.0.0.7:0 10.0.0.1:80 connect role=client netns=2\n" +
 			c("0s", "1") + s("1ms", "3") + sEnd("5ms", "3") + cEnd("6ms", "2") + cEnd("7ms", "1"),
 			[]string{clientOfSeveral, serverOfSeveral, clientOfSeveral}},
+		{"the port of one in the same namespace is known late", "0s c3 CLOSE>SYN_SENT 10.0.0.7:0 10.0.0.1:80 connect role=client netns=3\n" +
+			c("0s", "1") + s("1ms", "3") + cEnd("5ms", "1") + cEnd("6ms", "3") + sEnd("7ms", "3"), []string{clientAlone, joined}},
 		{"the server was there first", s("0s", "2") + c("1ms", "1") + cEnd("5ms", "1") + sEnd("6ms", "2"), []string{clientAlone, serverAlone}},
 		{"one after the other", c("0s", "1") + cEnd("1ms", "1") + s("2ms", "2") + sEnd("3ms", "2"), []string{clientAlone, serverAlone}},
 	} {
