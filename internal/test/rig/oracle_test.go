@@ -128,7 +128,9 @@ func agree(t *testing.T, traffic traffic, rate int) (complete bool) {
 	complete = true // what fails before there is a record has failed, at any rate
 	t.Run(fmt.Sprintf("rate %d", rate), func(t *testing.T) {
 		ns := traffic.namespace(t)
-		tr := ns.trace()
+		// Room for all events: where the host gives a reader no time for half a second,
+		// events are lost and counted. That is another test's business.
+		tr := ns.trace("--ring-size", "64M")
 		file := tempFile(t)
 		tr.out.sendTo(file)
 		init := initThreads(t)
