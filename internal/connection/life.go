@@ -79,7 +79,9 @@ func (l *life) take(e *tcp.Event, from tcp.State, missing bool) {
 		}
 		l.since, l.sinceKind = e.BootNS, exact
 	}
-	l.carry(e)
+	was := l.last
+	l.last = *e
+	l.last.Inherit(&was)
 }
 
 // setSince notes what a row says of the present state. What is known already still holds.
@@ -109,32 +111,6 @@ func (l *life) add(s tcp.State, ns uint64, k kind) {
 		l.spent[s] += ns
 	}
 	l.kinds[s] = max(l.kinds[s], k)
-}
-
-// carry keeps the event, and of the one before what this one does not know.
-func (l *life) carry(e *tcp.Event) {
-	was := l.last // by value: e may not keep it
-	l.last = *e
-	now := &l.last
-	if now.OwnerSource == "" {
-		now.OwnerSource, now.PID, now.Comm, now.FD, now.Holder = was.OwnerSource, was.PID, was.Comm, was.FD, was.Holder
-	}
-	if now.UID == tcp.NoUID {
-		now.UID = was.UID
-	}
-	if now.Cgroup == "" {
-		now.CgroupID, now.Cgroup, now.ContainerID = was.CgroupID, was.Cgroup, was.ContainerID
-	}
-	if now.Role == "" {
-		now.Role = was.Role
-	}
-	if now.Cookie == 0 {
-		now.Cookie = was.Cookie
-	}
-	if !now.HasCounters {
-		now.HasCounters = was.HasCounters
-		now.BytesSent, now.BytesReceived, now.Retransmits, now.SRTT = was.BytesSent, was.BytesReceived, was.Retransmits, was.SRTT
-	}
 }
 
 // fill makes the record of a connection that is over.

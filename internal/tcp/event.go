@@ -194,3 +194,27 @@ type Event struct {
 	Lost  uint64 // Lost: how many events since the last one; Unseen: how many packets, likewise
 	Where string // Lost: where they were dropped; Unseen: WhereCookie and the like
 }
+
+// Inherit fills in what the event does not know of its socket, as the event before it of the
+// same socket has it: owner, user, place, role, cookie, counters.
+func (e *Event) Inherit(before *Event) {
+	if e.OwnerSource == "" {
+		e.OwnerSource, e.PID, e.Comm, e.FD, e.Holder = before.OwnerSource, before.PID, before.Comm, before.FD, before.Holder
+	}
+	if e.UID == NoUID {
+		e.UID = before.UID
+	}
+	if e.Cgroup == "" {
+		e.CgroupID, e.Cgroup, e.ContainerID = before.CgroupID, before.Cgroup, before.ContainerID
+	}
+	if e.Role == "" {
+		e.Role = before.Role
+	}
+	if e.Cookie == 0 {
+		e.Cookie = before.Cookie
+	}
+	if !e.HasCounters {
+		e.HasCounters = before.HasCounters
+		e.BytesSent, e.BytesReceived, e.Retransmits, e.SRTT = before.BytesSent, before.BytesReceived, before.Retransmits, before.SRTT
+	}
+}

@@ -91,26 +91,8 @@ func (e *End) close(now uint64) {
 func (e *End) carry(ev *tcp.Event) {
 	was := e.Event
 	e.Event = *ev
-	if e.OwnerSource == "" {
-		e.OwnerSource, e.PID, e.Comm, e.FD, e.Holder = was.OwnerSource, was.PID, was.Comm, was.FD, was.Holder
-	}
+	e.Inherit(&was)
 	if e.FD == tcp.NoFD && e.PID == was.PID {
 		e.FD = was.FD
-	}
-	if e.UID == tcp.NoUID {
-		e.UID = was.UID
-	}
-	if e.Cgroup == "" {
-		e.CgroupID, e.Cgroup, e.ContainerID = was.CgroupID, was.Cgroup, was.ContainerID
-	}
-	if e.Role == "" {
-		e.Role = was.Role
-	}
-	if e.Cookie == 0 {
-		e.Cookie = was.Cookie
-	}
-	if !e.HasCounters {
-		e.HasCounters = was.HasCounters
-		e.BytesSent, e.BytesReceived, e.Retransmits, e.SRTT = was.BytesSent, was.BytesReceived, was.Retransmits, was.SRTT
 	}
 }
