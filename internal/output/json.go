@@ -96,6 +96,11 @@ func appendChange(b []byte, e *tcp.Event) []byte {
 	if e.DurationKind.Known() {
 		b = appendFixed(append(b, `,"duration_ms":`...), e.Duration, 6, 6)
 	}
+	return appendCause(b, e)
+}
+
+// appendCause appends how well the duration is known, and why the state ended.
+func appendCause(b []byte, e *tcp.Event) []byte {
 	if e.DurationKind != "" {
 		b = appendWord(append(b, `,"duration_kind":"`...), string(e.DurationKind))
 	}

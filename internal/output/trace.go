@@ -260,15 +260,6 @@ func appendArgs(b []byte, e *tcp.Event) []byte {
 	if e.Kind == tcp.Transition && e.New != 0 {
 		b = appendWord(append(b, `,"new_state":"`...), e.New.String())
 	}
-	if e.DurationKind != "" {
-		b = appendWord(append(b, `,"duration_kind":"`...), string(e.DurationKind))
-	}
-	if e.Reason != "" {
-		b = appendWord(append(b, `,"reason":"`...), string(e.Reason))
-	}
-	if e.Errno != 0 {
-		b = append(errno(append(b, `,"errno":"`...), e), '"')
-	}
-	b = appendMeasures(b, e)
+	b = appendMeasures(appendCause(b, e), e)
 	return append(b[:start], b[min(start+1, len(b)):]...) // without the first comma
 }
