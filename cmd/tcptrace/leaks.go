@@ -157,7 +157,7 @@ func (l *stuckStates) UnmarshalText(text []byte) error {
 type leakBy leak.By
 
 func (b *leakBy) UnmarshalText(text []byte) error {
-	by, err := leak.ParseBy(string(text))
+	by, err := parseGroup(text, leak.Bys)
 	*b = leakBy(by)
 	return err
 }

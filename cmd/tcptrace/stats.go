@@ -39,18 +39,13 @@ type statsCmd struct {
 type statsBy stats.By
 
 func (b *statsBy) UnmarshalText(text []byte) error {
-	by, err := stats.ParseBy(string(text))
+	by, err := parseGroup(text, stats.Bys)
 	*b = statsBy(by)
 	return err
 }
 
 // Words are what one can group by.
-func (*statsBy) Words() (words []string) {
-	for _, by := range stats.Bys {
-		words = append(words, string(by))
-	}
-	return words
-}
+func (*statsBy) Words() []string { return wordsIn(stats.Bys) }
 
 // pathRole is a role that has a path in the diagram, or none.
 type pathRole tcp.Role

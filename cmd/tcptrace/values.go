@@ -191,12 +191,7 @@ func (l *reasons) UnmarshalText(text []byte) error {
 }
 
 // Words are all reasons.
-func (*reasons) Words() (words []string) {
-	for _, reason := range tcp.Reasons {
-		words = append(words, string(reason))
-	}
-	return words
-}
+func (*reasons) Words() []string { return wordsIn(tcp.Reasons) }
 
 func (l *errnos) UnmarshalText(text []byte) error {
 	return eachOf(text, func(s string) error {
@@ -313,9 +308,20 @@ func (*stuckStates) Words() []string {
 }
 
 // Words are what one can group by.
-func (*leakBy) Words() (words []string) {
-	for _, by := range leak.Bys {
-		words = append(words, string(by))
+func (*leakBy) Words() []string { return wordsIn(leak.Bys) }
+
+// parseGroup returns what a text says to group by, which is one of bys.
+func parseGroup[By ~string](text []byte, bys []By) (By, error) {
+	if by := By(text); slices.Contains(bys, by) {
+		return by, nil
+	}
+	return "", fmt.Errorf("unknown group %q: give one of %s", text, strings.Join(wordsIn(bys), ", "))
+}
+
+// wordsIn returns the words of a list as plain text.
+func wordsIn[T ~string](list []T) (words []string) {
+	for _, word := range list {
+		words = append(words, string(word))
 	}
 	return words
 }

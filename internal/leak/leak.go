@@ -5,9 +5,7 @@
 package leak
 
 import (
-	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/tcptrace/tcptrace/internal/tcp"
 )
@@ -28,18 +26,6 @@ const (
 
 // Bys lists them, the default first.
 var Bys = []By{ByOwner, ByPID, ByComm, ByContainer, ByRemote, ByLocalPort, ByStack}
-
-// ParseBy understands the names in Bys.
-func ParseBy(name string) (By, error) {
-	if by := By(name); slices.Contains(Bys, by) {
-		return by, nil
-	}
-	names := make([]string, len(Bys))
-	for i, by := range Bys {
-		names[i] = string(by)
-	}
-	return "", fmt.Errorf("unknown group %q: give one of %s", name, strings.Join(names, ", "))
-}
 
 // Rule says which sockets a Table counts, and into which group.
 type Rule struct {

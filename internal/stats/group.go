@@ -2,7 +2,6 @@ package stats
 
 import (
 	"cmp"
-	"fmt"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -29,18 +28,6 @@ const (
 
 // Bys lists them, the default first.
 var Bys = []By{ByComm, ByHost, ByPID, ByUnit, ByContainer, ByRemote, ByLocalPort, ByNetNS, ByCgroup}
-
-// ParseBy understands the names in Bys.
-func ParseBy(name string) (By, error) {
-	if by := By(name); slices.Contains(Bys, by) {
-		return by, nil
-	}
-	names := make([]string, len(Bys))
-	for i, by := range Bys {
-		names[i] = string(by)
-	}
-	return "", fmt.Errorf("unknown group %q: give one of %s", name, strings.Join(names, ", "))
-}
 
 // key names a group. The zero key is that of what is not known.
 type key struct {
