@@ -212,8 +212,12 @@ static __always_inline u8 goes_on(const struct conn *c, struct transition *trans
 	return cpu->no_room_state;
 }
 
-/* hand_over gives what is known of a full socket to its mini-socket. */
-static __always_inline void hand_over(const struct sock_info *info, const struct conn *c, u64 now)
+/*
+ * hand_over gives what is known of a full socket to its mini-socket, and returns the state
+ * in which that goes on. It is TIME_WAIT where the FIN came, on another CPU, after goes_on
+ * looked: timewait_moved left it to us to emit that.
+ */
+static __always_inline u8 hand_over(const struct sock_info *info, const struct conn *c, u64 now, u8 next)
 {
 	u64 key = conn_key(c);
 	struct sock_info *mini = bpf_map_lookup_elem(&timewaits, &key);
@@ -221,7 +225,7 @@ static __always_inline void hand_over(const struct sock_info *info, const struct
 	u8 state;
 
 	if (!mini || !(mini->flags & INFO_MINI))
-		return;
+		return next;
 	tw = mini->sk;
 	state = mini->state;
 	*mini = *info;
@@ -235,6 +239,7 @@ static __always_inline void hand_over(const struct sock_info *info, const struct
 		mini->since = now;
 		mini->kind = DURATION_EXACT;
 	}
+	return state;
 }
 
 static __always_inline u8 owner_source(const struct transition *transition)
@@ -380,8 +385,11 @@ static __noinline int change_state(void *ctx, struct tcp_sock *tp, struct sock_i
 		act(info, transition);
 	if (info->mptcp && (info->owner.source == OWNER_NONE || info->owner.source == OWNER_INHERITED))
 		share_owner(info, tp);
-	if (next != new)
-		hand_over(info, c, now);
+	if (next != new) {
+		next = hand_over(info, c, now, next);
+		if (next != transition->next)
+			why = REASON_FIN_RECEIVED;
+	}
 	if (new == TCP_SYN_SENT && transition->in_task)
 		take_stack(ctx, info);
 	if (old == TCP_CLOSE)
