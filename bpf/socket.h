@@ -9,6 +9,7 @@
 #include "trace.h"
 #include "owner.h"
 #include "reason.h"
+#include "syscall.h"
 
 /* Set where no tcp_destroy_sock says when a socket is gone. */
 const volatile bool close_is_end;
@@ -303,30 +304,20 @@ static __noinline int only_looks(const struct sock_info *info, u8 source)
 {
 	const struct owner *o = &info->owner;
 	u32 pid = bpf_get_current_pid_tgid() >> 32;
-	struct pt_regs *regs;
-	u64 call, fd, arm64 = 0;
+	struct system_call call;
 	struct file *file;
 
 	if (source == OWNER_CONNECT || source == OWNER_LISTEN || (o->source != OWNER_NONE && o->pid == pid))
 		return 0;
 	if (!bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_task_pt_regs)) /* 5.15+ */
 		return pid == self_tgid;
-	if (current_flags() & (PF_EXITING | PF_IO_WORKER)) /* the latter makes no system calls */
+	if (!current_call(&call))
 		return 0;
-	regs = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
-	if (bpf_core_field_exists(regs->orig_ax)) {
-		call = BPF_CORE_READ(regs, orig_ax);
-		fd = BPF_CORE_READ(regs, di);
-	} else {
-		call = BPF_CORE_READ((struct pt_regs___arm64 *)regs, syscallno);
-		fd = BPF_CORE_READ((struct pt_regs___arm64 *)regs, orig_x0);
-		arm64 = 1;
-	}
 	if (source == OWNER_CLOSE)
-		return !gives_up(call, arm64);
-	if (info->mptcp || call == 426 || call == (arm64 ? 76 : 275)) /* io_uring_enter, splice */
+		return !gives_up(call.number, call.arm64);
+	if (info->mptcp || call.number == 426 || call.number == (call.arm64 ? 76 : 275)) /* io_uring_enter, splice */
 		return 0;
-	file = file_of((u32)fd);
+	file = file_of((u32)call.first);
 	return !file || (u64)tcp_sock_of(file) != info->sk;
 }
 
