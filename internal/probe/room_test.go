@@ -17,7 +17,7 @@ import (
 func TestNoRoomForTimeWait(t *testing.T) {
 	need.Kernel(t)
 	const room, connections = 8, 40
-	report(t, onOwnThread(func() {
+	judge(t, func() {
 		l := listenOnLoopback()
 		defer unix.Close(l)
 		port := addrPort(must(unix.Getsockname(l))).Port()
@@ -46,16 +46,16 @@ func TestNoRoomForTimeWait(t *testing.T) {
 			return entered == connections && untracked >= connections-room
 		})
 		if untracked != connections-room {
-			t.Errorf("%d sockets are said to have found no room, want %d", untracked, connections-room)
+			fail("%d sockets are said to have found no room, want %d", untracked, connections-room)
 		}
-	}))
+	})
 }
 
 // A connection that found no room, and whose mini-socket finds none either, is one socket.
 func TestNoRoomCountsOnce(t *testing.T) {
 	need.Kernel(t)
 	const room, connections = 8, 40
-	report(t, onOwnThread(func() {
+	judge(t, func() {
 		l := listenOnLoopback()
 		defer unix.Close(l)
 		port := addrPort(must(unix.Getsockname(l))).Port()
@@ -83,9 +83,9 @@ func TestNoRoomCountsOnce(t *testing.T) {
 			return done == connections && untracked >= connections-room
 		})
 		if untracked != connections-room {
-			t.Errorf("%d sockets are said to have found no room, want %d", untracked, connections-room)
+			fail("%d sockets are said to have found no room, want %d", untracked, connections-room)
 		}
-	}))
+	})
 }
 
 // Sockets outside the filter take no places at the start, connected or not.
@@ -188,7 +188,7 @@ func TestOthersTakeNoRoom(t *testing.T) {
 func TestNoRoomForRequest(t *testing.T) {
 	need.Kernel(t)
 	const room, connections, wait = 4, 8, 300 * time.Millisecond
-	report(t, onOwnThread(func() {
+	judge(t, func() {
 		l := listenOnLoopback()
 		defer unix.Close(l)
 		// Its handshakes end with the first data, so connections stay half open.
@@ -223,9 +223,9 @@ func TestNoRoomForRequest(t *testing.T) {
 			return done == connections && untracked >= connections-room
 		})
 		if untracked != connections-room {
-			t.Errorf("%d sockets are said to have found no room, want %d", untracked, connections-room)
+			fail("%d sockets are said to have found no room, want %d", untracked, connections-room)
 		}
-	}))
+	})
 }
 
 // The kernel's own clocks tell how long a connection has been opening or closing, and a
