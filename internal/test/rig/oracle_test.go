@@ -26,6 +26,8 @@ var loads = []traffic{
 	{name: "fin", args: []string{"run", "-m", "fin", "-t", "2", "-n", "30000"}},
 	{name: "rst", args: []string{"run", "-m", "rst", "-t", "2", "-n", "40000"}},
 	{name: "fin ipv6", args: []string{"run", "-m", "fin", "-6", "-n", "5000"}},
+	// Both ends change state at the same time, on two CPUs.
+	{name: "fin crossing", args: []string{"run", "-m", "fin", "-x", "-n", "10000"}},
 	// 400,000 events per second is what the tool promises to take without a loss.
 	{name: "storm", rate: 200000, args: []string{"storm", "-n", "200000"}},
 }

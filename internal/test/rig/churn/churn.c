@@ -1,7 +1,7 @@
 // churn: make TCP connections on loopback addresses, fast and countably.
 //
 //   churn run  [-t threads] [-n conns | -d seconds] [-r rate] [-m rst|fin]
-//              [-p base_port] [-c cpu,cpu,...] [-6] [-q]
+//              [-p base_port] [-c cpu,cpu,...] [-6] [-q] [-x]
 //   churn storm [-t threads] [-n cycles | -d seconds] [-p base_port]
 //   churn herd [-k sockets] [-m open|closewait] [-s hold_seconds] [-p base_port]
 //   churn exec [-n conns] [-p base_port]
@@ -17,6 +17,8 @@
 //   fin: 10  ...>ESTABLISHED>FIN_WAIT1>FIN_WAIT2>CLOSE         (client)
 //            ...>ESTABLISHED>CLOSE_WAIT>LAST_ACK>CLOSE         (accepted)
 // and each thread's listener makes 2 (CLOSE>LISTEN, LISTEN>CLOSE).
+// -x: another thread, on another CPU, closes the accepted socket as soon as it sees the
+// FIN. Then both ends change state at once.
 //
 // "storm": listen(2) then shutdown(2) on one bound socket, again and again: no
 // packet is sent and each cycle makes exactly 2 events (CLOSE>LISTEN,
@@ -65,6 +67,7 @@ struct cfg {
 	double rate;    // connections/s per thread; 0 = as fast as possible
 	int fin;
 	int v6;
+	int cross;
 	int port;
 	int ncpu, cpu[MAX_THREADS];
 	long socks;    // herd
@@ -79,7 +82,12 @@ struct worker {
 	long done, failed;
 	double t0, t1, cpu;
 	int last_errno;
+	pthread_t closer;    // -x
+	atomic_int to_close; // the closer's, until it is NOTHING again
 };
+
+enum { NOTHING = -1,
+       NO_MORE = -2 };
 
 static atomic_int go_flag;
 
@@ -179,11 +187,69 @@ static void pin(struct worker *w)
 	pthread_setaffinity_np(pthread_self(), sizeof set, &set);
 }
 
+static void pin_to(int cpu)
+{
+	cpu_set_t set;
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	pthread_setaffinity_np(pthread_self(), sizeof set, &set);
+}
+
+static void *close_at_fin(void *p)
+{
+	struct worker *w = p;
+	pin_to(1);
+	for (;;) {
+		int fd = atomic_load(&w->to_close);
+		if (fd == NO_MORE)
+			return NULL;
+		if (fd == NOTHING)
+			continue;
+		char b;
+		while (recv(fd, &b, 1, MSG_DONTWAIT) < 0)
+			;
+		close(fd);
+		atomic_store(&w->to_close, NOTHING);
+	}
+}
+
+static void begin_closer(struct worker *w)
+{
+	if (!w->c->cross)
+		return;
+	pin_to(0);
+	atomic_store(&w->to_close, NOTHING);
+	if (pthread_create(&w->closer, NULL, close_at_fin, w))
+		die("pthread_create");
+}
+
+static void end_closer(struct worker *w)
+{
+	if (!w->c->cross)
+		return;
+	atomic_store(&w->to_close, NO_MORE);
+	pthread_join(w->closer, NULL);
+}
+
+static void close_both(struct worker *w, int cl, int sv)
+{
+	if (!w->c->cross) {
+		close(cl);
+		close(sv);
+		return;
+	}
+	atomic_store(&w->to_close, sv);
+	close(cl);
+	while (atomic_load(&w->to_close) != NOTHING)
+		;
+}
+
 static void *run_worker(void *p)
 {
 	struct worker *w = p;
 	struct cfg *c = w->c;
 	pin(w);
+	begin_closer(w);
 	int lfd = make_listener(c, w->id);
 	struct linger lg = {.l_onoff = 1, .l_linger = 0};
 	while (!atomic_load(&go_flag))
@@ -220,12 +286,12 @@ static void *run_worker(void *p)
 		fails_in_a_row = 0;
 		if (!c->fin)
 			setsockopt(cl, SOL_SOCKET, SO_LINGER, &lg, sizeof lg);
-		close(cl);
-		close(sv);
+		close_both(w, cl, sv);
 		w->done++;
 	}
 	w->t1 = now(CLOCK_MONOTONIC);
 	w->cpu = now(CLOCK_THREAD_CPUTIME_ID) - c0;
+	end_closer(w);
 	close(lfd);
 	return NULL;
 }
@@ -425,7 +491,7 @@ int main(int argc, char **argv)
 	int o, quiet = 0;
 	double total_conns = 0, total_rate = 0;
 	optind = 2;
-	while ((o = getopt(argc, argv, "t:n:d:r:m:p:c:6k:s:q")) != -1) {
+	while ((o = getopt(argc, argv, "t:n:d:r:m:p:c:6k:s:qx")) != -1) {
 		switch (o) {
 		case 't': c.threads = atoi(optarg); break;
 		case 'n': total_conns = atof(optarg); break;
@@ -452,9 +518,12 @@ int main(int argc, char **argv)
 		case 'k': c.socks = atol(optarg); break;
 		case 's': c.hold = atof(optarg); break;
 		case 'q': quiet = 1; break;
+		case 'x': c.cross = 1; break;
 		default: die("bad option");
 		}
 	}
+	if (c.cross && (c.threads != 1 || !c.fin))
+		die("-x needs -m fin and one thread");
 	if (c.threads < 1 || c.threads > MAX_THREADS)
 		die("-t 1..%d", MAX_THREADS);
 	c.conns = total_conns / c.threads;
