@@ -31,8 +31,8 @@ var svgCommon = svgColors{
 `,
 }
 
-// svg is a picture that is being drawn. Text gets into it through text and title alone, which
-// escape it.
+// svg is a picture that is being drawn. Text gets into it through text, named and title alone,
+// which escape it.
 type svg struct{ b strings.Builder }
 
 // writeTo writes the picture as a file, which holds all that it needs.
@@ -55,8 +55,21 @@ type pixel struct{ x, y int }
 // text writes a text whose baseline is at y; anchor says which of its parts is at x: start,
 // middle or end.
 func (s *svg) text(x, y int, class, anchor, text string) {
+	s.named(x, y, class, anchor, "", text)
+}
+
+// named is a text that begins with a name in bold; either part may be empty.
+func (s *svg) named(x, y int, class, anchor, name, rest string) {
 	fmt.Fprintf(&s.b, `<text class="%s" x="%d" y="%d" text-anchor="%s">`, class, x, y, anchor)
-	s.escaped(text)
+	if name != "" {
+		s.b.WriteString(`<tspan class="name">`)
+		s.escaped(name)
+		s.b.WriteString("</tspan>")
+	}
+	if name != "" && rest != "" {
+		s.b.WriteByte(' ')
+	}
+	s.escaped(rest)
 	s.b.WriteString("</text>\n")
 }
 
