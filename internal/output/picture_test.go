@@ -188,7 +188,7 @@ func TestPicturesRender(t *testing.T) {
 	for name, svg := range pictures(t) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			const around = 300
+			const around = 60
 			width, height := sizeOf(t, svg)
 			size, box := `width="%d" height="%d"`, `viewBox="%d %d %d %d"`
 			framed := strings.Replace(svg,
