@@ -22,14 +22,16 @@ import (
 	"github.com/tcptrace/tcptrace/internal/timeline"
 )
 
-// realStories are the stories of connections of these ports, of a recording of real traffic.
-func realStories(t *testing.T, ports ...uint16) (stories []*timeline.Story) {
+// realStories are the stories of connections of these ports, of a recording of real traffic:
+// mixed.json, or far.json, in which a network between client and server takes 12 ms for a
+// packet and has lost one.
+func realStories(t *testing.T, recorded string, ports ...uint16) (stories []*timeline.Story) {
 	t.Helper()
 	var filter tcp.Filter
 	for _, port := range ports {
 		filter.EitherPort.Only = append(filter.EitherPort.Only, tcp.Port(port).Only...)
 	}
-	f, err := os.Open("../../cmd/tcptrace/testdata/mixed.json")
+	f, err := os.Open("../../cmd/tcptrace/testdata/" + recorded)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,12 +60,13 @@ func TestTimelinePictureGolden(t *testing.T) {
 	zone := time.Local
 	t.Cleanup(func() { time.Local = zone })
 	time.Local = time.UTC
-	golden(t, "timeline.svg", timelinePicture(t, nil, realStories(t, 54976, 54994, 60662)...))
+	golden(t, "timeline.svg", timelinePicture(t, nil, realStories(t, "far.json", 57228)...))
+	golden(t, "timelines.svg", timelinePicture(t, nil, realStories(t, "mixed.json", 54976, 54994, 60662)...))
 }
 
 // A picture has so many stories, and says how many there are.
 func TestTimelinePictureIsBounded(t *testing.T) {
-	story := realStories(t, 60662)
+	story := realStories(t, "mixed.json", 60662)
 	for n, title := range map[int]string{
 		0: "Timeline of 0 connections", 1: "Timeline of 1 connection",
 		MaxPictured:     "Timeline of 20 connections",
@@ -81,7 +84,7 @@ func TestTimelinePictureIsBounded(t *testing.T) {
 
 // Names from outside are text, in XML and on a terminal that prints it.
 func TestTimelinePictureEscapes(t *testing.T) {
-	s := realStories(t, 54994)[0]
+	s := realStories(t, "mixed.json", 54994)[0]
 	s.Client.Comm, s.Server.Comm = `</text><script`, "\x1b[2J&\u202e\xff"
 	s.Client.Stays[2].Owner = timeline.Owner{PID: 1, Comm: `"><script>&`, Source: tcp.FromUse}
 	svg := timelinePicture(t, &timeline.Clocks{}, s)
@@ -109,11 +112,11 @@ func TestTimelinePictureSaysWhatIsNotKnown(t *testing.T) {
 		"states of unknown length": {[]*timeline.Story{longStory()}, `<rect class="bar (established|closing) unseen" x="3`, 2},
 		"a state before the trace": {[]*timeline.Story{longStory()}, `<rect class="bar established unseen" x="513"`, 1},
 		"it goes on":               {[]*timeline.Story{longStory()}, `<path class="bar closing unseen"`, 1},
-		"arrows":                   {realStories(t, 54994), `<g class="guess">`, 1 + 7}, // one in the legend
-		"states that were seen":    {realStories(t, 54994), `<rect class="bar [a-z]+" `, 9},
-		"a reset":                  {realStories(t, 60662), `<text class="broken"[^>]*>rst_received<`, 1},
-		"its error":                {realStories(t, 60662), `>ECONNREFUSED<`, 1},
-		"an end that was not seen": {realStories(t, 60662), `>the other end was not seen<`, 1},
+		"arrows":                   {realStories(t, "mixed.json", 54994), `<g class="guess">`, 1 + 7}, // one in the legend
+		"states that were seen":    {realStories(t, "mixed.json", 54994), `<rect class="bar [a-z]+" `, 9},
+		"a reset":                  {realStories(t, "mixed.json", 60662), `<text class="broken"[^>]*>rst_received<`, 1},
+		"its error":                {realStories(t, "mixed.json", 60662), `>ECONNREFUSED<`, 1},
+		"an end that was not seen": {realStories(t, "mixed.json", 60662), `>the other end was not seen<`, 1},
 	} {
 		svg := timelinePicture(t, nil, c.stories...)
 		if n := len(regexp.MustCompile(c.pattern).FindAllString(svg, -1)); n != c.times {
@@ -125,7 +128,7 @@ func TestTimelinePictureSaysWhatIsNotKnown(t *testing.T) {
 // The lengths of bars are at least that of their text, and grow with time.
 func TestTimelinePictureIsNotToScale(t *testing.T) {
 	height := func(ns uint64) int {
-		s := realStories(t, 60662)[0]
+		s := realStories(t, "mixed.json", 60662)[0]
 		stay := &s.Client.Stays[0]
 		stay.End = stay.Begin + ns
 		var y, h int
@@ -169,7 +172,7 @@ func timelinePicture(t *testing.T, clocks *timeline.Clocks, stories ...*timeline
 func pictures(t *testing.T) map[string]string {
 	t.Helper()
 	long, r := longStory(), crowded(t)
-	some := realStories(t, 54976, 54994, 60662)
+	some := realStories(t, "mixed.json", 54976, 54994, 60662)
 	return map[string]string{
 		"diagram":            picture(t, "", realTraffic(t)),
 		"crowded diagram":    picture(t, "", r),

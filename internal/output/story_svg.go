@@ -13,7 +13,7 @@ import (
 const (
 	laneX        = 320 // of the left lifeline, the right one is as far from the other side
 	barHalf      = 7   // half as wide as a bar
-	labelGap     = 8   // between a bar and its label
+	labelGap     = 8   // between a bar and its label, or an arrow that comes from there
 	decadeHeight = 6   // what ten times as long adds between two changes
 	openTail     = 14  // of a bar that has no end
 	loneArrow    = 90  // from an end that was not seen
@@ -186,7 +186,7 @@ func (d *storySVG) row(i int) {
 	side := d.side(r.end)
 	x, out := laneAt(side), outward(side)
 	if r.packet {
-		from := laneAt(1-side) + out*barHalf
+		from := laneAt(1-side) + out*(barHalf+labelGap)
 		if len(d.story.Ends()) == 1 {
 			from = x - out*loneArrow
 		}
