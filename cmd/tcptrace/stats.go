@@ -88,6 +88,15 @@ func (c *statsCmd) Run(e *env) error {
 	}
 	defer picture.Close() // nil has nothing to close
 	show.picture = picture
+	err = c.count(e, show)
+	if picture != nil && !show.drawn {
+		return withPicture(err, pictureError(errors.New("the run ended before its last report")))
+	}
+	return err
+}
+
+// count counts, and shows the reports.
+func (c *statsCmd) count(e *env, show *statsShow) error {
 	interval := time.Duration(0)
 	if c.Interval != nil {
 		interval = time.Duration(*c.Interval)
@@ -121,6 +130,7 @@ type statsShow struct {
 	screen  *liveScreen // nil: none
 	picture *os.File    // nil: none
 	styled  bool        // the terminal shows styles
+	drawn   bool        // the picture was
 	any     bool        // a report was printed
 }
 
@@ -149,6 +159,7 @@ func (s *statsShow) onScreen(r *stats.Report) error {
 }
 
 func (s *statsShow) draw(r *stats.Report) error {
+	s.drawn = true
 	return pictureError(errors.Join(output.NewPicture(s.picture, tcp.Role(s.cmd.Role)).Write(r), s.picture.Close()))
 }
 
