@@ -55,6 +55,7 @@ const timelineExamples = `
 Examples:
   sudo tcptrace timeline --comm curl           each connection of curl
   sudo tcptrace timeline -D 5432 -n 1          one connection, then stop
+  sudo tcptrace timeline -n 1 --svg one.svg    ... and draw it
   tcptrace timeline -r trace.json --cookie 2001
   tcptrace timeline -r client.json -r server.json -P 443
                                                both ends, of two hosts

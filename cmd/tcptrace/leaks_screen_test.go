@@ -25,6 +25,12 @@ type pty struct {
 // newPTY starts a program on a terminal of its own.
 func newPTY(t *testing.T, name string, args ...string) *pty {
 	t.Helper()
+	return newSizedPTY(t, 100, 30, exec.Command(name, args...))
+}
+
+// newSizedPTY starts a program on a terminal of that size.
+func newSizedPTY(t *testing.T, columns, rows uint16, cmd *exec.Cmd) *pty {
+	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -43,8 +49,8 @@ func newPTY(t *testing.T, name string, args ...string) *pty {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { slave.Close() })
-	term := &pty{t: t, master: master, slave: slave, cmd: exec.Command(name, args...)}
-	term.resize(100, 30)
+	term := &pty{t: t, master: master, slave: slave, cmd: cmd}
+	term.resize(columns, rows)
 	term.before = term.modes()
 	term.cmd.Stdin, term.cmd.Stdout, term.cmd.Stderr = slave, slave, slave
 	term.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}

@@ -15,6 +15,7 @@ import (
 	"reflect"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -22,6 +23,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/tcptrace/tcptrace/internal/confine"
+	"github.com/tcptrace/tcptrace/internal/output"
 	"github.com/tcptrace/tcptrace/internal/terminal"
 )
 
@@ -213,6 +215,7 @@ func newParser(e *env, exit func(int)) (*kong.Kong, error) {
 			"formats":       either(new(format).Words()),
 			"streamFormats": either(new(streamFormat).Words()),
 			"format":        formats[0].name,
+			"pictured":      strconv.Itoa(output.MaxPictured),
 		},
 		kong.Writers(e.stdout, e.stderr),
 		kong.Exit(exit),

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/tcptrace/tcptrace/internal/confine"
 	"github.com/tcptrace/tcptrace/internal/output"
 	"github.com/tcptrace/tcptrace/internal/pipeline"
 	"github.com/tcptrace/tcptrace/internal/stats"
@@ -83,14 +82,21 @@ func (c *statsCmd) Run(e *env) error {
 		return err
 	}
 	show := &statsShow{cmd: c, env: e, styled: isStyled(e.stdout.File())}
-	if c.SVG != nil { // later no file can be opened
-		file, err := confine.Create(*c.SVG)
-		if err != nil {
-			return fmt.Errorf("cannot write the picture: %w", err)
-		}
-		defer file.Close()
-		show.picture = file
+	picture, err := openPicture(c.SVG)
+	if err != nil {
+		return err
 	}
+	defer picture.Close() // nil has nothing to close
+	show.picture = picture
+	err = c.count(e, show)
+	if picture != nil && !show.drawn {
+		return withPicture(err, pictureError(errors.New("the run ended before its last report")))
+	}
+	return err
+}
+
+// count counts, and shows the reports.
+func (c *statsCmd) count(e *env, show *statsShow) error {
 	interval := time.Duration(0)
 	if c.Interval != nil {
 		interval = time.Duration(*c.Interval)
@@ -124,6 +130,7 @@ type statsShow struct {
 	screen  *liveScreen // nil: none
 	picture *os.File    // nil: none
 	styled  bool        // the terminal shows styles
+	drawn   bool        // the picture was
 	any     bool        // a report was printed
 }
 
@@ -136,7 +143,7 @@ func (s *statsShow) report(r *stats.Report) error {
 	if s.picture != nil && r.Last { // first: stdout may be blocked
 		err = s.draw(r)
 	}
-	return errors.Join(s.print(r), err)
+	return withPicture(s.print(r), err)
 }
 
 func (s *statsShow) onScreen(r *stats.Report) error {
@@ -152,11 +159,8 @@ func (s *statsShow) onScreen(r *stats.Report) error {
 }
 
 func (s *statsShow) draw(r *stats.Report) error {
-	err := errors.Join(output.NewPicture(s.picture, tcp.Role(s.cmd.Role)).Write(r), s.picture.Close())
-	if err != nil {
-		return fmt.Errorf("cannot write the picture: %w", err)
-	}
-	return nil
+	s.drawn = true
+	return pictureError(errors.Join(output.NewPicture(s.picture, tcp.Role(s.cmd.Role)).Write(r), s.picture.Close()))
 }
 
 func (s *statsShow) close() {

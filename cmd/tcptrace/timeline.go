@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"io"
+	"os"
+	"sync"
 	"time"
 
 	"github.com/tcptrace/tcptrace/internal/output"
@@ -13,8 +15,9 @@ import (
 
 // timelineCmd tells the story of each connection that the filter selects.
 type timelineCmd struct {
-	Output string `short:"o" group:"Output" enum:"text,json" default:"text" placeholder:"FORMAT" help:"text or json; default ${default}."`
-	JSON   bool   `short:"j" group:"Output" help:"-o json: one object per connection."`
+	Output string  `short:"o" group:"Output" enum:"text,json" default:"text" placeholder:"FORMAT" help:"text or json; default ${default}."`
+	JSON   bool    `short:"j" group:"Output" help:"-o json: one object per connection."`
+	SVG    *string `name:"svg" placeholder:"FILE" group:"Output" help:"At the end, also write the first ${pictured} stories to this file as a picture."`
 
 	followFlags `embed:"" group:"Filters (of connections, by either end)"`
 
@@ -33,9 +36,43 @@ func (c *timelineCmd) writer(w io.Writer) storyWriter {
 	if c.JSON || c.Output == "json" {
 		return output.NewTimelineJSON(w)
 	}
-	var names [2]string
+	return output.NewTimeline(w, !speaksUTF8(), c.names())
+}
+
+// names are those of two recordings.
+func (c *timelineCmd) names() (names [2]string) {
 	copy(names[:], c.Read)
-	return output.NewTimeline(w, !speaksUTF8(), names)
+	return names
+}
+
+// storyPicture is a storyWriter that draws stories as well, before they are printed: nobody may
+// read what is. Then it can be closed all the same.
+type storyPicture struct {
+	storyWriter
+	mu      sync.Mutex // a run that was left behind may go on
+	picture *output.TimelinePicture
+	file    *os.File
+}
+
+func (p *storyPicture) Write(s *timeline.Story) error {
+	p.mu.Lock()
+	p.picture.Write(s)
+	p.mu.Unlock()
+	return p.storyWriter.Write(s)
+}
+
+func (p *storyPicture) Clocks(c timeline.Clocks) error {
+	p.mu.Lock()
+	p.picture.Clocks(c)
+	p.mu.Unlock()
+	return p.storyWriter.Clocks(c)
+}
+
+// close writes the picture.
+func (p *storyPicture) close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return pictureError(errors.Join(p.picture.Close(), p.file.Close()))
 }
 
 // maxStories is how many ends of connections are followed at once, unless --max-sockets is
@@ -51,7 +88,20 @@ func (c *timelineCmd) Run(e *env) error {
 	if len(c.Read) > 2 || len(c.Read) == 2 && c.Read[0] == c.Read[1] {
 		return usageError{errors.New("-r takes one recording, or two different ones: one of each end")}
 	}
+	file, err := openPicture(c.SVG)
+	if err != nil {
+		return err
+	}
 	writer := c.writer(e.stdout)
+	if file == nil {
+		return c.tell(e, filter, writer)
+	}
+	drawn := &storyPicture{storyWriter: writer, picture: output.NewTimelinePicture(file, c.names()), file: file}
+	return withPicture(c.tell(e, filter, drawn), drawn.close())
+}
+
+// tell tells the stories of the connections that the filter selects.
+func (c *timelineCmd) tell(e *env, filter tcp.Filter, writer storyWriter) error {
 	config := timeline.Config{Max: maxStories, Filter: filter, Limit: uint64(c.Count), Show: writer.Write, Flush: writer.Flush}
 	if c.MaxSockets != nil {
 		config.Max = int(*c.MaxSockets)

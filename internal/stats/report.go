@@ -86,13 +86,7 @@ func (e *Edge) Unusual() bool {
 	}
 	return slices.ContainsFunc(e.Reasons, func(why Reason) bool {
 		end := tcp.Event{Kind: tcp.Transition, Old: e.From, New: e.To, Reason: why.Reason}
-		switch end.Outcome() {
-		case tcp.Reset:
-			return true // also of a TIME_WAIT
-		case tcp.Failed, tcp.Broken:
-			return end.Finishes()
-		}
-		return false
+		return end.Breaks()
 	})
 }
 

@@ -120,3 +120,15 @@ func (e *Event) Outcome() Outcome {
 	}
 	return Broken
 }
+
+// Breaks reports whether a connection, or an attempt at one, was reset, failed or was given up
+// by the event. A reset ends a TIME_WAIT as well.
+func (e *Event) Breaks() bool {
+	switch e.Outcome() {
+	case Reset:
+		return true
+	case Failed, Broken:
+		return e.Finishes()
+	}
+	return false
+}

@@ -15,7 +15,7 @@ import (
 // it to writers of events, which escape what they write, or to the screen; or to watch it.
 var unescaped = []string{
 	"traceCmd.Run", "connectionsCmd.Run", "tracingFlags.show", "socketsCmd.Run", "leaksCmd.runConfig",
-	"statsCmd.Run", "statsShow.print", "openScreen", "timelineCmd.pair",
+	"statsCmd.Run", "statsCmd.count", "statsShow.print", "openScreen", "timelineCmd.pair",
 }
 
 // Text from outside gets out through a terminal.Writer, and so a terminal acts on none of
