@@ -60,13 +60,17 @@ func snapshot(objs *bpfObjects, d *decoder, cfg Config, enter func(inode uint32)
 	if err != nil {
 		return nil, err
 	}
-	namespaces, err := netNamespaces("/proc", files)
+	namespaces, unread, err := netNamespaces("/proc", files)
 	if err != nil {
 		return nil, err
 	}
+	_, found := namespaces[uint64(cfg.NetNS)]
 	var skipped *SkippedError
 	return skipped, whileFresh(objs, func() error {
 		skipped, err = walkTables(objs, d, cfg, namespaces, enter, emit)
+		if unread > 0 && !found {
+			skipped = skipped.miss(unread)
+		}
 		if err != nil || objs.KnownSockets == nil {
 			return err
 		}
@@ -308,7 +312,7 @@ func readNamespaceFiles(r io.Reader) ([]openFile, error) {
 func (p *Probe) namespace(inode uint32) (namespace, error) {
 	if time.Since(p.namespacesAt) > namespaceInterval {
 		var err error
-		if p.namespaces, err = netNamespaces("/proc", p.files); err != nil {
+		if p.namespaces, _, err = netNamespaces("/proc", p.files); err != nil {
 			return namespace{}, err
 		}
 		p.namespacesAt = time.Now()
