@@ -212,6 +212,32 @@ func openOfSocket(pid, fd int) (*os.File, error) {
 	return os.NewFile(uintptr(ns), name), nil
 }
 
+// byOwner lists the namespaces of root, and those that other users have; of one alone unless only
+// is 0.
+func byOwner(namespaces map[uint64]namespace, only uint64) (root, others []uint64) {
+	for inode, ns := range namespaces {
+		switch {
+		case only != 0 && only != inode:
+		case ns.isOfRoot():
+			root = append(root, inode)
+		default:
+			others = append(others, inode)
+		}
+	}
+	return root, others
+}
+
+// isOfRoot reports whether the namespace belongs to the initial user namespace, as far as it can
+// be opened.
+func (ns namespace) isOfRoot() bool {
+	file, err := ns.open()
+	if err != nil {
+		return false
+	}
+	defer file.Close()
+	return procfs.IsOfInitialUser(file)
+}
+
 // isInode reports whether file is the namespace with that number: what led there may lead
 // to another one by now.
 func isInode(file *os.File, inode uint64) bool {

@@ -83,10 +83,8 @@ func lookUp(root int, path string, resolve uint64) (int, error) {
 }
 
 // OfInitialUser reports whether a namespace belongs to the initial user namespace: then a
-// user without privileges changes nothing in it. The number is PROC_USER_INIT_INO of
-// include/linux/proc_ns.h.
+// user without privileges changes nothing in it.
 func OfInitialUser(namespace string) bool {
-	const initial = 0xEFFFFFFD
 	f, err := FindLink(namespace)
 	if err != nil {
 		return false
@@ -97,6 +95,13 @@ func OfInitialUser(namespace string) bool {
 		return false
 	}
 	defer ns.Close()
+	return IsOfInitialUser(ns)
+}
+
+// IsOfInitialUser is OfInitialUser for one that is open. The number is PROC_USER_INIT_INO of
+// include/linux/proc_ns.h.
+func IsOfInitialUser(ns *os.File) bool {
+	const initial = 0xEFFFFFFD
 	user, err := unix.IoctlRetInt(int(ns.Fd()), unix.NS_GET_USERNS)
 	if err != nil {
 		return false
