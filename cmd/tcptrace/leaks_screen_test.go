@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tcptrace/tcptrace/internal/test/need"
 )
 
 // terminal is a pseudo terminal with a program on it.
@@ -103,6 +105,7 @@ func (term *pty) until(text string) {
 }
 
 func TestLeaksScreen(t *testing.T) {
+	need.Hangup(t)
 	n := newLeakNet(t)
 	for name, leave := range map[string]func(*pty){
 		"q": func(term *pty) { term.master.WriteString("q") },

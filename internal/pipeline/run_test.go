@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/tcptrace/tcptrace/internal/tcp"
+	"github.com/tcptrace/tcptrace/internal/test/need"
 )
 
 const (
@@ -377,6 +378,7 @@ func raise(t *testing.T, s syscall.Signal) {
 
 // The first signal ends a run in order: one that waits, and one that is busy for ever.
 func TestRunEndsBySignal(t *testing.T) {
+	need.Hangup(t)
 	busy := func() Source { return &forever{} }
 	idle := func() Source {
 		s := at(1 * second)
@@ -413,6 +415,7 @@ func TestRunEndsBySignal(t *testing.T) {
 
 // So does it where the output is a pipe that is full and that nobody reads.
 func TestRunEndsWhileBlocked(t *testing.T) {
+	need.Hangup(t)
 	for _, s := range fourSignals {
 		r, w := pipe(t)
 		d := &count{event: func() error { _, err := w.Write(make([]byte, 4096)); return err }}

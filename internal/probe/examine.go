@@ -262,10 +262,13 @@ func destroyFinding() Finding {
 
 func namespaceFinding() Finding {
 	f := Finding{Name: "network namespaces", Status: OK}
-	namespaces, err := netNamespaces("/proc", nil)
-	if err != nil {
+	namespaces, unread, err := netNamespaces("/proc", nil)
+	switch {
+	case err != nil:
 		f.Status, f.Found, f.Means = Partly, err.Error(), "sockets of other network namespaces that exist already are not shown"
-	} else {
+	case unread > 0:
+		f.Status, f.Found, f.Means = Partly, fmt.Sprintf("%d or more", len(namespaces)), unsearched(unread)
+	default:
 		f.Found = fmt.Sprint(len(namespaces))
 	}
 	return f

@@ -3,8 +3,10 @@ package probe_test
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -270,4 +272,33 @@ func TestManyNamespaces(t *testing.T) {
 		t.Errorf("%d of %d namespaces are not listed: %v", len(listeners), many, err)
 	}
 	t.Logf("%d namespaces in %v", many, time.Since(began))
+}
+
+// What others make costs a start so much time and no more, and hides nothing of root's.
+func TestNamespacesOfOthersHaveALimit(t *testing.T) {
+	need.Kernel(t)
+	const many = 5
+	user := hostile.Shell(t, fmt.Sprintf(`
+exec 3<&0
+for i in $(seq %d); do unshare -n sh -c 'echo there; exec cat' <&3 & done
+read end`, many))
+	if _, err := io.ReadAtLeast(user.More, make([]byte, 100), len("there\n")*(many-1)); err != nil {
+		t.Fatal(err)
+	}
+	var fd int
+	inode := inNewNamespace(t, func() { fd = listenOnLoopback() })
+	defer unix.Close(fd)
+	for limit, want := range map[time.Duration]bool{time.Nanosecond: true, time.Hour: false} {
+		ours := 0
+		err := probe.Sockets(probe.Config{OthersTime: limit}, func(e *tcp.Event) error {
+			if e.NetNS == inode && e.New == tcp.Listen {
+				ours++
+			}
+			return nil
+		})
+		skipped, is := errors.AsType[*probe.SkippedError](err)
+		if is != want || is && (skipped.Count < many || !strings.Contains(err.Error(), "takes too long")) || ours != 1 {
+			t.Errorf("with %v: %d rows of root, error %v", limit, ours, err)
+		}
+	}
 }

@@ -1,10 +1,8 @@
 package probe
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -16,15 +14,21 @@ import (
 	"github.com/tcptrace/tcptrace/internal/procfs"
 )
 
-// SkippedError says that network namespaces could not be entered. What is in all others
-// was read.
+// SkippedError says that network namespaces could not be entered, or not all be looked for.
+// What is in all others was read.
 type SkippedError struct {
-	Count int
-	Why   error // of one of them
+	Count  int
+	Why    error // of one of them
+	Unread int   // mount namespaces of other users in which not all were looked for
 }
 
 func (e *SkippedError) Error() string {
-	if e.Count == 1 {
+	switch {
+	case e.Unread > 0 && e.Count > 0:
+		return (&SkippedError{Count: e.Count, Why: e.Why}).Error() + "; " + unsearched(e.Unread)
+	case e.Unread > 0:
+		return unsearched(e.Unread)
+	case e.Count == 1:
 		return fmt.Sprintf("the sockets of a network namespace are not listed: %v", e.Why)
 	}
 	return fmt.Sprintf("the sockets of %d network namespaces are not listed; of one of them: %v", e.Count, e.Why)
@@ -35,9 +39,21 @@ func (e *SkippedError) Unwrap() error { return e.Why }
 // skip counts one more; a nil e begins to.
 func (e *SkippedError) skip(why error) *SkippedError {
 	if e == nil {
-		return &SkippedError{1, why}
+		e = &SkippedError{}
+	}
+	if e.Count == 0 {
+		e.Why = why
 	}
 	e.Count++
+	return e
+}
+
+// miss says of how many mount namespaces not all mounts were looked at.
+func (e *SkippedError) miss(unread int) *SkippedError {
+	if e == nil {
+		e = &SkippedError{}
+	}
+	e.Unread = unread
 	return e
 }
 
@@ -51,9 +67,10 @@ func (e *SkippedError) asError() error {
 
 // namespace is a way to a network namespace: a link in /proc, a mount point or a socket.
 type namespace struct {
-	process string // the directory in /proc of one that has path mounted; empty: path is in /proc
-	path    string // of the file; empty: by the socket
-	pid, fd int    // of the socket
+	process string       // the directory in /proc of one that has path mounted; empty: path is in /proc
+	search  *mountSearch // that has found it there
+	path    string       // of the file; empty: by the socket
+	pid, fd int          // of the socket
 }
 
 // openFile is what the walk over open files reports: a network namespace, or a
@@ -66,9 +83,10 @@ type openFile struct {
 // netNamespaces finds the network namespaces of the host: those of processes and their
 // threads, those kept by a bind mount (ip netns), those kept by an open file, and those
 // that only open sockets keep; the caller knows these files. A namespace that only
-// closed sockets keep alive, such as in TIME_WAIT, is not found.
-func netNamespaces(proc string, files []openFile) (map[uint64]namespace, error) {
-	found := make(map[uint64]namespace)
+// closed sockets keep alive, such as in TIME_WAIT, is not found. It also returns of how many
+// mount namespaces it did not look at all mounts.
+func netNamespaces(proc string, files []openFile) (found map[uint64]namespace, unread int, err error) {
+	found = make(map[uint64]namespace)
 	add := func(inode uint64, at namespace) {
 		if _, known := found[inode]; inode != 0 && !known {
 			found[inode] = at
@@ -77,7 +95,7 @@ func netNamespaces(proc string, files []openFile) (map[uint64]namespace, error) 
 	addLink := func(path string) { add(linkedNamespace(path), namespace{path: path}) }
 	pids, err := numbersIn(proc)
 	if err != nil {
-		return nil, fmt.Errorf("find network namespaces: %w", err)
+		return nil, 0, fmt.Errorf("find network namespaces: %w", err)
 	}
 	for _, pid := range pids {
 		addLink(filepath.Join(proc, pid, "ns/net"))
@@ -94,17 +112,18 @@ func netNamespaces(proc string, files []openFile) (map[uint64]namespace, error) 
 			addLink(fmt.Sprintf("/proc/%d/fd/%d", f.PID, f.FD))
 		}
 	}
-	hidden := findMounted(proc, pids, found)
+	mounts := newMountSearch(proc)
+	mounts.find(pids, found)
 	for _, f := range files {
 		add(uint64(f.NetNS), namespace{pid: int(f.PID), fd: int(f.FD)})
 	}
-	for inode, ns := range hidden {
+	for inode, ns := range mounts.hidden {
 		add(inode, ns)
 	}
 	if len(found) == 0 {
-		return nil, fmt.Errorf("find network namespaces: none in %s", proc)
+		return nil, 0, fmt.Errorf("find network namespaces: none in %s", proc)
 	}
-	return found, nil
+	return found, mounts.unread, nil
 }
 
 // numbersIn lists the entries of a directory that are numbers: processes or threads.
@@ -145,78 +164,12 @@ func namespaceInode(name string) uint64 {
 	return inode
 }
 
-// findMounted adds what is mounted in any mount namespace and was not found otherwise. A mount
-// point may be hidden by another mount; it returns those that cannot be opened.
-func findMounted(proc string, pids []string, found map[uint64]namespace) (hidden map[uint64]namespace) {
-	hidden = make(map[uint64]namespace)
-	seen := make(map[string]bool) // mount namespaces
-	for _, pid := range pids {
-		mntns, err := os.Readlink(filepath.Join(proc, pid, "ns/mnt"))
-		if err != nil || seen[mntns] {
-			continue
-		}
-		seen[mntns] = true
-		for inode, ns := range mountedNamespaces(filepath.Join(proc, pid)) {
-			if _, known := found[inode]; known {
-				continue
-			}
-			file, err := ns.open()
-			if err != nil {
-				hidden[inode] = ns
-				continue
-			}
-			if isInode(file, inode) {
-				found[inode] = ns
-			}
-			file.Close()
-		}
-	}
-	return hidden
-}
-
-// mountedNamespaces lists the mounted network namespaces that a process sees; none if it has
-// gone.
-func mountedNamespaces(process string) map[uint64]namespace {
-	mountinfo, err := os.ReadFile(filepath.Join(process, "mountinfo"))
-	if err != nil {
-		return nil
-	}
-	mounted := make(map[uint64]namespace)
-	for inode, point := range parseNamespaceMounts(bytes.NewReader(mountinfo)) {
-		mounted[inode] = namespace{process: process, path: point}
-	}
-	return mounted
-}
-
-// parseNamespaceMounts gives the mount points of bind-mounted network namespaces
-// in proc(5)'s mountinfo, by inode: the root is "net:[inode]", the type nsfs.
-func parseNamespaceMounts(mountinfo io.Reader) map[uint64]string {
-	points := make(map[uint64]string)
-	for line := range procfs.Lines(mountinfo) {
-		f := strings.Fields(line)
-		if len(f) < 5 {
-			continue
-		}
-		if inode := namespaceInode(f[3]); inode != 0 {
-			points[inode] = unescapeMount(f[4])
-		}
-	}
-	return points
-}
-
-// unescapeMount undoes mangle() of fs/seq_file.c: space, tab, newline and backslash are
-// written as \ and three octal digits.
-func unescapeMount(path string) string {
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(path)
-}
-
 // isThere reports whether what leads to the namespace still exists.
 func (ns namespace) isThere(inode uint64) bool {
 	if ns.process == "" {
 		return true
 	}
-	_, mounted := mountedNamespaces(ns.process)[inode]
-	return mounted
+	return ns.search.has(ns.process, inode)
 }
 
 // open opens the namespace, and waits for nobody: another user may have mounted a FIFO or a
@@ -257,6 +210,32 @@ func openOfSocket(pid, fd int) (*os.File, error) {
 		return nil, &os.PathError{Op: "open", Path: name, Err: err}
 	}
 	return os.NewFile(uintptr(ns), name), nil
+}
+
+// byOwner lists the namespaces of root, and those that other users have; of one alone unless only
+// is 0.
+func byOwner(namespaces map[uint64]namespace, only uint64) (root, others []uint64) {
+	for inode, ns := range namespaces {
+		switch {
+		case only != 0 && only != inode:
+		case ns.isOfRoot():
+			root = append(root, inode)
+		default:
+			others = append(others, inode)
+		}
+	}
+	return root, others
+}
+
+// isOfRoot reports whether the namespace belongs to the initial user namespace, as far as it can
+// be opened.
+func (ns namespace) isOfRoot() bool {
+	file, err := ns.open()
+	if err != nil {
+		return false
+	}
+	defer file.Close()
+	return procfs.IsOfInitialUser(file)
 }
 
 // isInode reports whether file is the namespace with that number: what led there may lead

@@ -50,6 +50,7 @@ type Config struct {
 	Stacks       bool          // keep the user stack at connect() and accept(); costs every system call some 80 ns
 	Tracked      bool          // TrackedSockets will be called
 	OwnerRefresh time.Duration // how often owners are looked up again; 0: 1 s, negative: never
+	OthersTime   time.Duration // how long the sockets in network namespaces of other users are read; 0: 5 s
 	Hooks        Hooks         // how accept() is seen; empty: HooksAuto
 	Without      []string      // hooks to leave out, as on a kernel that lacks them
 	BTF          string        // file with the types of this kernel; empty: the kernel's own

@@ -2,6 +2,7 @@ package probe
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -60,13 +61,17 @@ func snapshot(objs *bpfObjects, d *decoder, cfg Config, enter func(inode uint32)
 	if err != nil {
 		return nil, err
 	}
-	namespaces, err := netNamespaces("/proc", files)
+	namespaces, unread, err := netNamespaces("/proc", files)
 	if err != nil {
 		return nil, err
 	}
+	_, found := namespaces[uint64(cfg.NetNS)]
 	var skipped *SkippedError
 	return skipped, whileFresh(objs, func() error {
 		skipped, err = walkTables(objs, d, cfg, namespaces, enter, emit)
+		if unread > 0 && !found {
+			skipped = skipped.miss(unread)
+		}
 		if err != nil || objs.KnownSockets == nil {
 			return err
 		}
@@ -96,7 +101,15 @@ func inInitialPIDNamespace() bool {
 	return unix.Stat("/proc/self/ns/pid", &st) == nil && st.Ino == initialPIDNamespace
 }
 
-// walkTables reads the sockets of every namespace.
+// othersTables is how long the sockets in network namespaces of other users are read, if nothing
+// else is said: one takes 1 to 2 ms, empty or not, and a user without privileges can have
+// tens of thousands.
+const othersTables = 5 * time.Second
+
+var errOthersTime = errors.New("other users have so many that to read them takes too long")
+
+// walkTables reads the sockets of every namespace: those of root first and all, those of others
+// while there is time.
 func walkTables(objs *bpfObjects, d *decoder, cfg Config, namespaces map[uint64]namespace, enter func(inode uint32), emit func(*tcp.Event) error) (skipped *SkippedError, err error) {
 	read := func() error { return nil } // hookTable is missing, as Limitations says
 	if objs.Table != nil {
@@ -110,11 +123,17 @@ func walkTables(objs *bpfObjects, d *decoder, cfg Config, namespaces map[uint64]
 	if _, found := namespaces[uint64(cfg.NetNS)]; cfg.NetNS != 0 && !found {
 		skipped = skipped.skip(fmt.Errorf("network namespace %d is not found", cfg.NetNS))
 	}
-	for inode, ns := range namespaces {
-		if cfg.NetNS != 0 && uint64(cfg.NetNS) != inode {
+	root, others := byOwner(namespaces, uint64(cfg.NetNS))
+	var until time.Time
+	for i, inode := range slices.Concat(root, others) {
+		if i == len(root) && cfg.NetNS == 0 {
+			until = time.Now().Add(cmp.Or(cfg.OthersTime, othersTables))
+		}
+		if isPast(until) {
+			skipped = skipped.skip(errOthersTime)
 			continue
 		}
-		err := inNamespace(inode, ns, func() error {
+		err := inNamespace(inode, namespaces[inode], func() error {
 			enter(uint32(inode))
 			return read()
 		})
@@ -308,7 +327,7 @@ func readNamespaceFiles(r io.Reader) ([]openFile, error) {
 func (p *Probe) namespace(inode uint32) (namespace, error) {
 	if time.Since(p.namespacesAt) > namespaceInterval {
 		var err error
-		if p.namespaces, err = netNamespaces("/proc", p.files); err != nil {
+		if p.namespaces, _, err = netNamespaces("/proc", p.files); err != nil {
 			return namespace{}, err
 		}
 		p.namespacesAt = time.Now()

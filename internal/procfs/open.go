@@ -58,7 +58,7 @@ func FindMount(process, path string) (*Found, error) {
 	for try := 0; err == unix.EAGAIN && try < 10; try++ { // a rename or a mount came in between
 		fd, err = lookUp(dir, path, resolveCached)
 	}
-	if (err == unix.EINVAL || err == unix.EAGAIN) && ofInitialUser(filepath.Join(process, "ns/mnt")) {
+	if (err == unix.EINVAL || err == unix.EAGAIN) && OfInitialUser(filepath.Join(process, "ns/mnt")) {
 		fd, err = lookUp(dir, path, 0)
 	}
 	return found(fd, name, err)
@@ -82,11 +82,9 @@ func lookUp(root int, path string, resolve uint64) (int, error) {
 	})
 }
 
-// ofInitialUser reports whether a namespace belongs to the initial user namespace: then a
-// user without privileges changes nothing in it. The number is PROC_USER_INIT_INO of
-// include/linux/proc_ns.h.
-func ofInitialUser(namespace string) bool {
-	const initial = 0xEFFFFFFD
+// OfInitialUser reports whether a namespace belongs to the initial user namespace: then a
+// user without privileges changes nothing in it.
+func OfInitialUser(namespace string) bool {
 	f, err := FindLink(namespace)
 	if err != nil {
 		return false
@@ -97,6 +95,13 @@ func ofInitialUser(namespace string) bool {
 		return false
 	}
 	defer ns.Close()
+	return IsOfInitialUser(ns)
+}
+
+// IsOfInitialUser is OfInitialUser for one that is open. The number is PROC_USER_INIT_INO of
+// include/linux/proc_ns.h.
+func IsOfInitialUser(ns *os.File) bool {
+	const initial = 0xEFFFFFFD
 	user, err := unix.IoctlRetInt(int(ns.Fd()), unix.NS_GET_USERNS)
 	if err != nil {
 		return false

@@ -185,7 +185,7 @@ read end`).Dir()
 			f.Close()
 		}
 	}
-	if ofInitialUser(dir+"/ns/mnt") || !ofInitialUser("/proc/self/ns/mnt") {
+	if OfInitialUser(dir+"/ns/mnt") || !OfInitialUser("/proc/self/ns/mnt") {
 		t.Error("the mount namespace is taken for one of the initial user namespace, or that for another one")
 	}
 }

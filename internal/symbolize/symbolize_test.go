@@ -503,6 +503,29 @@ func TestSymbolizeRemovedFile(t *testing.T) {
 	}
 }
 
+// Whatever is where a program was started from, what is named is what runs.
+func TestSymbolizeMovedFile(t *testing.T) {
+	need.Kernel(t)
+	for what, make := range map[string]func(path string) error{
+		"nothing":         func(string) error { return nil },
+		"another program": func(path string) error { return os.WriteFile(path, []byte("\x7fELF"), 0o755) },
+		"a FIFO":          func(path string) error { return unix.Mkfifo(path, 0o644) },
+		"a loop":          func(path string) error { return os.Symlink(path, path) },
+		"a device":        func(path string) error { return unix.Mknod(path, unix.S_IFCHR|0o644, int(unix.Mkdev(1, 5))) },
+	} {
+		p := start(t, buildC(t, "-g"))
+		if err := os.Rename(p.name, p.name+".old"); err != nil {
+			t.Fatal(err)
+		}
+		if err := make(p.name); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(wantC(t), text(p.symbolize(symbolizer(t, "/proc")))); diff != "" {
+			t.Errorf("%s in its place (-want +got):\n%s", what, diff)
+		}
+	}
+}
+
 func TestRememberTellsProgramsApart(t *testing.T) {
 	p := start(t, buildC(t, "-g"))
 	c := contain(t, p)

@@ -4,8 +4,20 @@ package need
 
 import (
 	"os"
+	"os/signal"
+	"syscall"
 	"testing"
 )
+
+// Hangup is for tests that end a program, or themselves, by SIGHUP. nohup(1) has it ignored,
+// which programs inherit, and the test would wait for ever: from here to the end of the test
+// it is not. Go gives a program that it starts the default for what it handles itself.
+func Hangup(t testing.TB) {
+	t.Helper()
+	handled := make(chan os.Signal, 1)
+	signal.Notify(handled, syscall.SIGHUP)
+	t.Cleanup(func() { signal.Stop(handled) })
+}
 
 // Kernel is for tests that trace this kernel or look into other processes: they need
 // root. TCPTRACE_TEST_KERNEL=0 leaves all of them out; nothing else does.
