@@ -86,15 +86,16 @@ func TestViewsAgree(t *testing.T) {
 	}
 }
 
-func agree(t *testing.T, events []tcp.Event) {
+func agree(t *testing.T, events []tcp.Event) (v views) {
 	t.Helper()
 	l := newLedger(events)
-	v := seen(t, events, l.end)
+	v = seen(t, events, l.end)
 	l.agreeWithStats(t, v.report)
 	l.agreeWithDiagram(t, v.report)
 	l.agreeWithRecords(t, v.records)
 	l.agreeWithStories(t, v.stories)
 	recordsAgreeWithStats(t, v.ended, v.report)
+	return v
 }
 
 // views are what the views made of some events.
