@@ -198,6 +198,9 @@ func (b *bench) writeLimits(w io.Writer) {
 }
 
 func (b *bench) writeCrowds(w io.Writer) {
+	if len(b.crowds) == 0 {
+		return
+	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "LIVE SOCKETS\tFIN\tKERNEL ns\tFIN user s\tFIN CPU s\tFIN lost\tRSS MB\tMAPS MB\tFIRST s\ttcptrace sockets -j s\tss -tan s\tss -tanp s")
 	var problems []string
