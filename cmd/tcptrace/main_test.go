@@ -92,15 +92,16 @@ func TestLive(t *testing.T) {
 	testscript.Run(t, testscript.Params{Dir: "testdata/live"})
 }
 
-// withRecording gives a script two recordings. trace.json: a connection seen from both ends,
+// withRecording gives a script three recordings, and the recipes of the manual. trace.json: a connection seen from both ends,
 // an old CLOSE_WAIT, a refused IPv6 connection of a hostile name, and a loss. mixed.json: what
 // was recorded of clients and a server, each of which closes first, resets, or does not close;
-// of connections that are refused or not answered; all TIME_WAITs to their end.
+// of connections that are refused or not answered; all TIME_WAITs to their end. ports.json: a
+// server in a container, and a client that has five local ports and wants eight.
 func withRecording(env *testscript.Env) error {
 	env.Setenv("TZ", "UTC")
 	env.Setenv("LC_ALL", "C.UTF-8")
 	env.Setenv("GORACE", noSleep)
-	for _, name := range []string{"trace.json", "mixed.json"} {
+	for _, name := range []string{"trace.json", "mixed.json", "ports.json"} {
 		recording, err := os.ReadFile(filepath.Join("testdata", name))
 		if err != nil {
 			return err
@@ -109,7 +110,7 @@ func withRecording(env *testscript.Env) error {
 			return err
 		}
 	}
-	return nil
+	return withRecipes(env)
 }
 
 func TestManPageNamesEveryFlag(t *testing.T) {

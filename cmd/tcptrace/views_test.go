@@ -3,10 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
-	"fmt"
 	"io"
-	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -122,151 +119,31 @@ func both(t *testing.T, events []tcp.Event, filter tcp.Filter, open func(io.Writ
 
 func TestLiveAndRecordingShowTheSame(t *testing.T) {
 	for name, events := range recordings(t) {
-		for _, filter := range []tcp.Filter{{}, {Comm: []string{"web", "curl"}}} {
-			for view, open := range map[string]func(io.Writer) pipeline.Consumer{
-				"connections": func(w io.Writer) pipeline.Consumer {
-					j := output.NewConnectionJSON(w)
-					return connection.NewCollector(connection.Config{Max: 100, Open: true, TimeWait: true, Show: j.Write, Flush: j.Flush})
-				},
-				"timeline": func(w io.Writer) pipeline.Consumer {
-					j := output.NewTimelineJSON(w)
-					return timeline.NewCollector(timeline.Config{Max: 100, Show: j.Write, Flush: j.Flush})
-				},
-				"stats": func(w io.Writer) pipeline.Consumer {
-					return stats.NewTally(stats.Config{By: stats.ByComm, Max: 100, Show: output.NewStatsJSON(w).Write})
-				},
-			} {
-				asLive, asRecording := both(t, events, filter, open)
-				if asLive != asRecording || asLive == "" {
-					t.Errorf("%s of %s: live\n%s\nrecorded\n%s", view, name, asLive, asRecording)
-				}
-			}
-		}
-	}
-}
-
-// The views agree with the stream and with each other: as many connections have a record as
-// ended, with the same outcomes; the time that they spent in a state is as often in its
-// distribution; and where all of it is exact, it adds up to the time from start to end.
-func TestViewsAgree(t *testing.T) {
-	for name, events := range recordings(t) {
-		var records []connection.Record
-		collector := connection.NewCollector(connection.Config{
-			Max: 100, Show: func(r *connection.Record) error { records = append(records, *r); return nil }, Flush: func() error { return nil },
+		t.Run(name, func(t *testing.T) {
+			liveAndRecordingAgree(t, events, tcp.Filter{}, tcp.Filter{Comm: []string{"web", "curl", "job"}})
 		})
-		var report *stats.Report
-		tally := stats.NewTally(stats.Config{Max: 100, Show: func(r *stats.Report) error { report = r; return nil }})
-		ended, transitions, now := 0, uint64(0), uint64(0)
-		for i := range events {
-			e := &events[i]
-			if e.Finishes() {
-				ended++
-			}
-			if e.Kind == tcp.Transition {
-				transitions++
-			}
-			now = max(now, e.BootNS)
-			if err := errors.Join(collector.Event(e), tally.Event(e)); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := errors.Join(collector.Close(now), tally.Close(now)); err != nil {
-			t.Fatal(err)
-		}
-		if len(records) != ended || report.Total.Ended() != uint64(ended) || report.Transitions != transitions {
-			t.Errorf("%s: %d connections ended; %d have a record, %d are counted; %d of %d transitions",
-				name, ended, len(records), report.Total.Ended(), report.Transitions, transitions)
-		}
-		agree(t, name, records, report)
 	}
 }
 
-// Every connection that has a record, open ones and TIME_WAITs included, is told as an end of one
-// story, with the same times in the same states.
-func TestTimelineAgreesWithConnections(t *testing.T) {
-	for name, events := range recordings(t) {
-		want, got := map[string]int{}, map[string]int{}
-		records := connection.NewCollector(connection.Config{
-			Max: 100, Open: true, TimeWait: true, Flush: func() error { return nil },
-			Show: func(r *connection.Record) error { want[times(r.Stays)]++; return nil },
-		})
-		stories := timeline.NewCollector(timeline.Config{Max: 100, Flush: func() error { return nil }, Show: func(s *timeline.Story) error {
-			for _, e := range s.Ends() {
-				var of [tcp.NewSynRecv + 1]connection.Stay
-				for _, stay := range e.Stays {
-					of[stay.State].Kind = stay.Kind
-					if stay.Kind.Known() {
-						of[stay.State].NS = stay.End - stay.Begin
-					}
-				}
-				got[times(of)]++
-			}
-			return nil
-		}})
-		now := uint64(0)
-		for i := range events {
-			now = max(now, events[i].BootNS)
-			if err := errors.Join(records.Event(&events[i]), stories.Event(&events[i])); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := errors.Join(records.Close(now), stories.Close(now)); err != nil {
-			t.Fatal(err)
-		}
-		if !maps.Equal(want, got) || len(want) < 2 {
-			t.Errorf("%s: by their records\n%v\nby their stories\n%v", name, slices.Sorted(maps.Keys(want)), slices.Sorted(maps.Keys(got)))
-		}
-	}
-}
-
-func times(stays [tcp.NewSynRecv + 1]connection.Stay) (text string) {
-	for s, stay := range stays {
-		if stay.Kind != "" {
-			text += fmt.Sprintf("%v %d %s\n", tcp.State(s), stay.NS, stay.Kind)
-		}
-	}
-	return text
-}
-
-func agree(t *testing.T, name string, records []connection.Record, report *stats.Report) {
+func liveAndRecordingAgree(t *testing.T, events []tcp.Event, filters ...tcp.Filter) {
 	t.Helper()
-	outcomes := map[tcp.Outcome]uint64{}
-	exact, whole := 0, 0
-	for i := range records {
-		r := &records[i]
-		outcomes[r.Outcome]++
-		sum, known := uint64(0), r.DurationKind == tcp.Exact
-		for _, stay := range r.Stays {
-			sum += stay.NS
-			known = known && (stay.Kind == "" || stay.Kind == tcp.Exact)
-		}
-		if known {
-			exact++
-			if sum == r.Duration && r.BootNS-r.StartBoot == sum {
-				whole++
-			}
-		}
-	}
-	if exact < 2 || whole != exact {
-		t.Errorf("%s: %d of %d connections add up", name, whole, exact)
-	}
-	total := report.Total
-	for outcome, counted := range map[tcp.Outcome]uint64{tcp.Closed: total.Closed, tcp.Reset: total.Reset, tcp.Failed: total.Failed, tcp.Broken: total.Broken, "": total.Unknown} {
-		if outcomes[outcome] != counted {
-			t.Errorf("%s: %d are %q by their records, %d by the statistics", name, outcomes[outcome], outcome, counted)
-		}
-	}
-	// Of those that are over, a state that leads to another is in the distribution once.
-	for _, s := range []tcp.State{tcp.LastAck, tcp.Closing} {
-		n := uint64(0)
-		for i := range records {
-			if records[i].Stays[s].Kind == tcp.Exact {
-				n++
-			}
-		}
-		for _, state := range report.States {
-			if state.State == s && state.Exact.Count != n {
-				t.Errorf("%s: %d were in %v by their records, %d by the statistics", name, n, s, state.Exact.Count)
+	for _, filter := range filters {
+		for view, open := range map[string]func(io.Writer) pipeline.Consumer{
+			"connections": func(w io.Writer) pipeline.Consumer {
+				j := output.NewConnectionJSON(w)
+				return connection.NewCollector(connection.Config{Max: 100, Open: true, TimeWait: true, Show: j.Write, Flush: j.Flush})
+			},
+			"timeline": func(w io.Writer) pipeline.Consumer {
+				j := output.NewTimelineJSON(w)
+				return timeline.NewCollector(timeline.Config{Max: 100, Show: j.Write, Flush: j.Flush})
+			},
+			"stats": func(w io.Writer) pipeline.Consumer {
+				return stats.NewTally(stats.Config{By: stats.ByComm, Max: 100, Show: output.NewStatsJSON(w).Write})
+			},
+		} {
+			asLive, asRecording := both(t, events, filter, open)
+			if asLive != asRecording || asLive == "" {
+				t.Errorf("%s: live\n%s\nrecorded\n%s", view, asLive, asRecording)
 			}
 		}
 	}
@@ -438,12 +315,17 @@ func crowdViews() map[string]func() pipeline.Consumer {
 		"stats": func() pipeline.Consumer {
 			return stats.NewTally(stats.Config{By: stats.ByComm, Max: maxFollowed, Show: output.NewStatsJSON(io.Discard).Write})
 		},
-		"-j": func() pipeline.Consumer { return &stream{writer: output.NewJSON(io.Discard)} },
+		"-j":       func() pipeline.Consumer { return &stream{writer: output.NewJSON(io.Discard)} },
+		"-o trace": func() pipeline.Consumer { return &stream{writer: output.NewTrace(io.Discard)} },
 	}
 }
 
 // Memory is that of the connections that are open at a time, not of how many there were.
 func TestViewsStaySmall(t *testing.T) {
+	clients := 1_000_000
+	if testing.Short() {
+		clients = 15_000
+	}
 	for name, open := range crowdViews() {
 		heap := func(events int) uint64 {
 			to := open()
@@ -456,10 +338,10 @@ func TestViewsStaySmall(t *testing.T) {
 			runtime.KeepAlive(to)
 			return m.HeapAlloc
 		}
-		few := heap(6_000)
-		many := heap(90_000)
+		few := heap(1000 * len(clientLife()))
+		many := heap(clients * len(clientLife()))
 		if many > few+1<<20 {
-			t.Errorf("%s: %d KiB after 1,000 connections, %d after 15,000", name, few>>10, many>>10)
+			t.Errorf("%s: %d KiB after 1,000 connections, %d after %d", name, few>>10, many>>10, clients)
 		}
 	}
 }

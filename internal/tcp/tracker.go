@@ -36,6 +36,7 @@ type Tracker[T any] struct {
 	alive     int
 	ended     *Life[T] // returned by the last call, out of the table
 	spare     *Life[T] // used again, chained by next
+	pair      pair     // of the event that was resolved last: as costly as a look-up to make
 	forgotten uint64
 }
 
@@ -172,10 +173,10 @@ func (t *Tracker[T]) resolve(ev *Event) *Life[T] {
 		t.recycle(t.ended)
 		t.ended = nil
 	}
-	p := pairOf(ev)
-	l := t.find(ev, &p)
-	if l == nil || l.pair != p {
-		t.clear(ev, &p, l)
+	t.pair = pairOf(ev)
+	l := t.find(ev, &t.pair)
+	if l == nil || l.pair != t.pair {
+		t.clear(ev, &t.pair, l)
 	}
 	return l
 }
@@ -310,7 +311,7 @@ func (t *Tracker[T]) over(l *Life[T]) {
 	t.recycle(l)
 }
 
-// apply lets the event happen to what resolve returned for it.
+// apply lets the event happen to what resolve, called last with the same event, returned for it.
 func (t *Tracker[T]) apply(l *Life[T], ev *Event) Step[T] {
 	step := Step[T]{Life: l, Ended: ends(ev)}
 	if l == nil {
@@ -328,11 +329,10 @@ func (t *Tracker[T]) apply(l *Life[T], ev *Event) Step[T] {
 		l.Cookie = ev.Cookie
 	}
 	l.State = ev.New
-	p := pairOf(ev)
 	if !step.Ended {
-		t.put(l, placeOf(l, ev), &p)
+		t.put(l, placeOf(l, ev), &t.pair)
 	}
-	l.pair = p
+	l.pair = t.pair
 	return step
 }
 

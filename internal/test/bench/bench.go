@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
+	"strings"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -73,8 +73,8 @@ func newBench(ctx context.Context, p plan) (*bench, error) {
 	if err != nil {
 		return nil, err
 	}
-	if p.smoke {
-		all = slices.DeleteFunc(all, func(t *tracer) bool { return t.peer })
+	if p.smoke || p.only != "" {
+		all = p.choose(all)
 	} else if b.unmount, err = mountTracefs(); err != nil {
 		return nil, err
 	} else {
@@ -92,6 +92,18 @@ func newBench(ctx context.Context, p plan) (*bench, error) {
 	return b, err
 }
 
+// choose leaves out the peers, where nothing is to be installed, and what is not asked for.
+// The first rows are what others are compared with.
+func (p plan) choose(all []*tracer) (chosen []*tracer) {
+	for i, t := range all {
+		asked := p.only == "" && !t.peer || p.only != "" && strings.Contains(t.name, p.only) && t.absent == nil
+		if i <= mainCase || asked {
+			chosen = append(chosen, t)
+		}
+	}
+	return chosen
+}
+
 func (b *bench) close() {
 	_ = os.RemoveAll(b.headers)
 	b.unmount()
@@ -105,6 +117,9 @@ func (b *bench) measure() error {
 				return err
 			}
 		}
+	}
+	if b.plan.only != "" {
+		return nil
 	}
 	b.say("time in the kernel")
 	if err := b.withStatistics(b.kernelTimes); err != nil {

@@ -32,11 +32,13 @@ type plan struct {
 	pause   time.Duration // before a load: the kernel still cleans up after the last one
 	crowds  []int         // how many live sockets there are in each row of the second table
 	smoke   bool          // only to see that everything works
+	only    string        // not empty: these tracers and the main case, under the loads alone
 	command string        // what was asked for
 }
 
 func main() {
 	smoke := flag.Bool("smoke", false, "one short round without the peers, nothing installed or kept: only to see that it works")
+	only := flag.String("only", "", "measure tcptrace -j and the tracers with this `TEXT` in their name, under the loads alone; nothing installed or kept")
 	rounds := flag.Int("rounds", 4, "how often each figure is taken")
 	floor := flag.Bool("floor", false, "be the empty BPF program that is measured")
 	flag.Parse()
@@ -48,6 +50,7 @@ func main() {
 	if *smoke {
 		p = plan{rounds: 1, fin: 0.2, storm: 0.2, crowds: []int{2000}, smoke: true, command: p.command}
 	}
+	p.only = *only
 	measure := func() error { return run(ctx, p) }
 	if *floor {
 		measure = func() error { return attachNothing(ctx) }
@@ -73,7 +76,7 @@ func run(ctx context.Context, p plan) error {
 	if _, err := io.WriteString(os.Stdout, report); err != nil {
 		return err
 	}
-	if !p.smoke {
+	if !p.smoke && p.only == "" {
 		err = keep(b.host, report)
 	}
 	return errors.Join(err, b.broken())

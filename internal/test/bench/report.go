@@ -95,6 +95,7 @@ func (b *bench) report(took time.Duration) string {
 	fmt.Fprintf(&w, "untraced  fin %s connections/s of 10 events; storm %s cycles/s of 2 events\n\n",
 		b.base["fin"].format(0), b.base["storm"].format(0))
 	b.writeTracers(&w)
+	b.writeViews(&w)
 	b.writePeers(&w)
 	b.writeLimits(&w)
 	b.writeCrowds(&w)
@@ -147,6 +148,20 @@ func (b *bench) net(r *row) string {
 	return strconv.Itoa(int(r.kernel.median() - r.runs.median()*empty.kernel.median()/empty.runs.median()))
 }
 
+// writeViews says what each view takes beside the main case, whose user space prints every event.
+func (b *bench) writeViews(w io.Writer) {
+	ours := b.rows[mainCase]
+	for _, r := range b.rows {
+		if !r.view || r.problem != nil || ours.problem != nil {
+			continue
+		}
+		fmt.Fprintf(w, "%v against %v, user s per million events: fin %s against %s, storm %s against %s\n", r.tracer, ours.tracer,
+			r.loads["fin"].user.format(2), ours.loads["fin"].user.format(2),
+			r.loads["storm"].user.format(2), ours.loads["storm"].user.format(2))
+	}
+	fmt.Fprintln(w)
+}
+
 // writePeers says by how much the main case is ahead of each peer.
 func (b *bench) writePeers(w io.Writer) {
 	ours := b.rows[mainCase]
@@ -183,6 +198,9 @@ func (b *bench) writeLimits(w io.Writer) {
 }
 
 func (b *bench) writeCrowds(w io.Writer) {
+	if len(b.crowds) == 0 {
+		return
+	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "LIVE SOCKETS\tFIN\tKERNEL ns\tFIN user s\tFIN CPU s\tFIN lost\tRSS MB\tMAPS MB\tFIRST s\ttcptrace sockets -j s\tss -tan s\tss -tanp s")
 	var problems []string

@@ -31,6 +31,7 @@ type tracer struct {
 	env    []string
 	sink   sink
 	peer   bool // may be missing here; ours must not
+	view   bool // shows what it makes of the events, which is to cost no more than to print them
 	silent bool // prints no event
 	absent error
 }
@@ -54,6 +55,8 @@ func tracers() ([]*tracer, error) {
 		{name: "tcptrace -j", argv: []string{tcptrace, "-j"}, sink: toFile},
 		{name: "tcptrace -j", argv: []string{tcptrace, "-j"}, sink: toReader},
 		{name: "tcptrace", argv: []string{tcptrace}, sink: toNull},
+		{name: "tcptrace connections -j", argv: []string{tcptrace, "connections", "-j"}, sink: toNull, view: true},
+		{name: "tcptrace stats -j", argv: []string{tcptrace, "stats", "-j"}, sink: toNull, view: true},
 		{name: "tcptrace -j -L 443", argv: []string{tcptrace, "-j", "-L", "443"}, sink: toNull, silent: true},
 		{name: "bcc tcpstates", argv: []string{"tcpstates-bpfcc"}, sink: toNull, peer: true},
 		{name: "libbpf-tools tcpstates", argv: []string{"tcpstates"}, sink: toNull, peer: true},
