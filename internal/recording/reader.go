@@ -92,7 +92,7 @@ func (r *Reader) next() (tcp.Event, error) {
 	return rec.event()
 }
 
-var errCutOff = errors.New("the last line is cut off: the recording was not finished")
+const errCutOff = cutOffError("the last line is cut off: the recording was not finished")
 
 // encodings are what recordings are found in that are not JSON lines any more, and the
 // command that makes them so again.
