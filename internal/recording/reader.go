@@ -1,5 +1,6 @@
 // Package recording reads recordings: what `tcptrace -j` wrote. A Source is one as a
-// source of events; a Reader is what it reads the lines with.
+// source of events; a Reader is what it reads the lines with. A Writer writes such lines to
+// files, compressed and in turns; what makes a line of an event is output.JSON.
 package recording
 
 import (

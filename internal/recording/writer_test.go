@@ -44,6 +44,18 @@ func numbered(t *testing.T, n uint64) string {
 	return lines(t, at(n, n, tcp.Close, tcp.SynSent, "10.0.0.1:40", "10.0.0.2:80"))
 }
 
+// writeMany writes n of them, one after the other.
+func writeMany(t *testing.T, w *Writer, n int) {
+	t.Helper()
+	var events []tcp.Event
+	for i := range n {
+		events = append(events, at(uint64(i+1), uint64(i+1), tcp.Close, tcp.SynSent, "10.0.0.1:40", "10.0.0.2:80"))
+	}
+	for line := range strings.Lines(lines(t, events...)) {
+		write(t, w, line)
+	}
+}
+
 func write(t *testing.T, w *Writer, text string) {
 	t.Helper()
 	if n, err := w.Write([]byte(text)); err != nil || n != len(text) {
@@ -64,9 +76,7 @@ func TestWriter(t *testing.T) {
 	for name, magic := range map[string]string{"rec.json": `{"v":1`, "rec.json.gz": gzipMagic, "rec.zst": zstdMagic} {
 		files := created(t, name)
 		w := newWriter(t, 0, files...)
-		for n := range uint64(1000) {
-			write(t, w, numbered(t, n+1))
-		}
+		writeMany(t, w, 1000)
 		if err := errors.Join(w.Close(), w.Close(), w.CloseWithin(time.Hour)); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -99,9 +109,7 @@ func TestWriterOfAKilledProcess(t *testing.T) {
 			t.Parallel()
 			files := created(t, name)
 			w := newWriter(t, 0, files...)
-			for n := range uint64(100) {
-				write(t, w, numbered(t, n+1))
-			}
+			writeMany(t, w, 100)
 			time.Sleep(flushInterval * 3 / 2)
 			data := fileOf(t, files[0])
 			events, err := readAll(data)
@@ -121,14 +129,12 @@ func TestWriterCutAnywhere(t *testing.T) {
 	for _, name := range []string{"rec.json", "rec.gz", "rec.zst"} {
 		files := created(t, name)
 		w := newWriter(t, 0, files...)
-		for n := range uint64(200) {
-			write(t, w, numbered(t, n+1))
-		}
+		writeMany(t, w, 200)
 		if err := w.Close(); err != nil {
 			t.Fatal(err)
 		}
 		data := fileOf(t, files[0])
-		for length := 1; length < len(data); length += 1 + len(data)/199 {
+		for length := 1; length < len(data); length += 1 + len(data)/99 {
 			events, err := readAll(data[:length])
 			for i, e := range events {
 				if e.Cookie != uint64(i+1) {
@@ -153,9 +159,7 @@ func TestRotation(t *testing.T) {
 		t.Run("suffix "+suffix, func(t *testing.T) {
 			files := created(t, "rec.1"+suffix, "rec.2"+suffix, "rec.3"+suffix)
 			w := newWriter(t, size, files...)
-			for n := range uint64(last) {
-				write(t, w, numbered(t, n+1))
-			}
+			writeMany(t, w, last)
 			if err := w.Close(); err != nil {
 				t.Fatal(err)
 			}
