@@ -22,6 +22,7 @@ Examples:
   sudo tcptrace -j | jq -c 'select(.new_state=="CLOSE_WAIT")'
   sudo tcptrace -j > trace.json          record now ...
   tcptrace -r trace.json -D 5432         ... and look later, without root
+  sudo tcptrace stats --record tcp.zst   a recording beside what is shown
 
 Run 'tcptrace COMMAND --help' for the flags of a command, and
 'tcptrace man | man -l -' for the manual: fields, reasons, overhead, caveats.

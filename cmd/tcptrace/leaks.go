@@ -28,6 +28,8 @@ type leaksCmd struct {
 	Duration duration `short:"d" placeholder:"TIME" group:"Output" help:"Watch for this time: 30s, 5m."`
 	Read     []string `short:"r" sep:"none" placeholder:"FILE" group:"Output" help:"Look at a recording (JSON of tcptrace -j) instead of the kernel; - is standard input."`
 
+	recordFlags `embed:"" group:"Recording"`
+
 	Check     bool    `group:"For scripts" help:"Print findings only, one a line, and exit with 0: none, 2: some, 1: could not look."`
 	MaxCount  *limit  `placeholder:"COUNT" group:"For scripts" help:"With --check: a group of more sockets is a finding, whatever the verdict."`
 	MaxGrowth *growth `placeholder:"RATE" group:"For scripts" help:"With --check: so is one that grows by more a minute."`
@@ -52,6 +54,9 @@ func (c *leaksCmd) Run(e *env) error {
 	if err == nil {
 		err = c.consistent()
 	}
+	if err == nil {
+		err = c.recordFlags.check()
+	}
 	if err != nil {
 		return err
 	}
@@ -75,7 +80,6 @@ func (c *leaksCmd) consistent() error {
 		{(c.Yes || c.DryRun) && !c.Kill, "--yes and --dry-run are for --kill"},
 		{(c.MaxCount != nil || c.MaxGrowth != nil) && !c.Check, "--max-count and --max-growth are for --check"},
 		{c.Kill && c.Check, "--kill and --check cannot be combined: check first, then kill"},
-		{len(c.Read) > 1, oneRecording},
 		{c.Kill && c.Read != nil, "--kill cannot close the sockets of a recording"},
 		{c.Kill && format.name != "columns", fmt.Sprintf("--kill does not print %s", format.name)},
 		{c.Check && format.name != "columns", fmt.Sprintf("--check does not print %s: use --once -o %[1]s for that", format.name)},

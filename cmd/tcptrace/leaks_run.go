@@ -96,7 +96,7 @@ func (c *leaksCmd) live(e *env, filter tcp.Filter) error {
 		}
 		options.Stacks = stacks != nil
 	}
-	source, err := e.openKernel(options)
+	source, err := e.openKernel(options, c.recordFlags)
 	if err != nil {
 		return err
 	}
@@ -120,10 +120,12 @@ func (c *leaksCmd) live(e *env, filter tcp.Filter) error {
 	}
 	run.watch = leak.NewWatch(watch)
 	config := source.config()
-	config.Confine = confined(c.needs(source.place))
+	config.Confine = confined(source.record.add(c.needs(source.place)))
 	config.Existing = run.existing
-	config.Enrich = nil // the Watch does it, also for the sockets of a refresh
-	counts, err := pipeline.Run(e.ctx, c.runConfig(e, config), interruptible{source, interrupt}, run.watch)
+	if source.record == nil {
+		config.Enrich = nil // the Watch does it, also for the sockets of a refresh
+	}
+	counts, err := source.record.run(e.ctx, c.runConfig(e, config), interruptible{source, interrupt}, run.watch)
 	quit()
 	return run.conclude(account{counts: counts, losses: source.Losses(), where: c.Where.failed(), namespaces: run.namespaces}, err)
 }
@@ -188,17 +190,21 @@ func (r *leaksRun) liveConfig() leak.Config {
 // replay looks at a recording as if it were the kernel, refresh by refresh of the time
 // recorded.
 func (c *leaksCmd) replay(e *env, filter tcp.Filter) error {
-	source, err := e.openRecording(c.Read[0])
+	source, err := e.openRecording(c.Read...)
 	if err != nil {
 		return err
 	}
 	defer source.Close()
+	record, err := c.create()
+	if err != nil {
+		return err
+	}
 	run := &leaksRun{cmd: c, env: e, filter: filter}
 	watch := run.watchConfig()
 	source.Track(watch.Rule.States...)
 	watch.Existing = source.Existing
 	run.watch = leak.NewWatch(watch)
-	counts, err := pipeline.Run(e.ctx, c.runConfig(e, source.config()), source, run.watch)
+	counts, err := record.run(e.ctx, c.runConfig(e, source.config(record)), source, run.watch)
 	return run.conclude(account{counts: counts, forgotten: source.Forgotten(), where: c.Where.failed()}, err)
 }
 

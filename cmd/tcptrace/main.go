@@ -37,7 +37,8 @@ const (
 func main() {
 	// Go dies by SIGPIPE when a write to stdout fails; ignored, the write
 	// returns EPIPE and we end in order: `tcptrace | head -1` exits with 0.
-	signal.Ignore(syscall.SIGPIPE)
+	// Where a file must not grow (ulimit -f) a write returns EFBIG, likewise.
+	signal.Ignore(syscall.SIGPIPE, syscall.SIGXFSZ)
 	if os.Args[0] == stackHelper {
 		os.Exit(serveStacks(os.Stdin, os.Stdout))
 	}

@@ -121,6 +121,34 @@ func TestSetcapReadsAsUser(t *testing.T) {
 	}
 }
 
+// TestSetcapRecordsAsUser names files to write to: with the rights of the program one could be
+// made or emptied anywhere.
+func TestSetcapRecordsAsUser(t *testing.T) {
+	m := newMember(t)
+	secret, empty := m.file("secret.json", "kept", 0o644), m.file("empty.json", "", 0o600)
+	theirs := filepath.Join(m.folder, "theirs")
+	if err := errors.Join(os.Mkdir(theirs, 0o700), os.Chown(theirs, stranger, stranger)); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		filepath.Join(m.folder, "new.json"): "permission denied", empty: "permission denied",
+		filepath.Join(m.folder, "closed/new.json"): "no such file", secret: "permission denied",
+	} {
+		status, stdout, stderr := m.run("-d", "1ms", "--record", path)
+		if status != exitFailure || stdout != "" || !strings.Contains(stderr, want) {
+			t.Errorf("%s: status %d, stdout %q, stderr %q", path, status, stdout, stderr)
+		}
+	}
+	path := filepath.Join(theirs, "rec.json")
+	if status, _, stderr := m.run("stats", "-d", "100ms", "--record", path, "--rotate", "64K,2"); status != 0 {
+		t.Errorf("status %d, stderr %q", status, stderr)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(path+".1", &st); err != nil || st.Uid != stranger || st.Mode&0o777 != 0o600 {
+		t.Errorf("the file is of user %d, with mode %o: %v", st.Uid, st.Mode, err)
+	}
+}
+
 // TestSetcapTypes gives types in a file, which decide what the programs read.
 func TestSetcapTypes(t *testing.T) {
 	m := newMember(t)

@@ -47,7 +47,7 @@ func (c *socketsCmd) Run(e *env) error {
 	config := c.probeConfig()
 	config.KernelAddr, config.BTF, config.Without = c.Extended && e.showsAddresses(), c.BTF, c.Without
 	rows := &table{stream: stream{writer: format.writer(e.stdout.File(), c.options(output.Options{Sockets: true})), existing: true}, filter: filter}
-	if err := begin(); err != nil {
+	if _, err := begin(recordFlags{}); err != nil {
 		return err
 	}
 	where := enrich.New("/proc", "")

@@ -3,7 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
+	"os"
 	"time"
 
 	"github.com/tcptrace/tcptrace/internal/confine"
@@ -17,14 +17,16 @@ import (
 // kernel is the live kernel as a pipeline.Source, whose time is the clock.
 type kernel struct {
 	*probe.Probe
-	env   *env
-	place *enrich.Enricher
+	env    *env
+	place  *enrich.Enricher
+	record *recordFiles // nil: it is not recorded
 }
 
 // openKernel begins to trace, and says what this kernel and this place do not show. Close
 // it.
-func (e *env) openKernel(config probe.Config) (kernel, error) {
-	if err := begin(); err != nil {
+func (e *env) openKernel(config probe.Config, record recordFlags) (kernel, error) {
+	files, err := begin(record)
+	if err != nil {
 		return kernel{}, err
 	}
 	p, err := probe.Open(config)
@@ -36,16 +38,21 @@ func (e *env) openKernel(config probe.Config) (kernel, error) {
 	}
 	where := enrich.New("/proc", "")
 	e.sayLimits(where)
-	return kernel{p, e, where}, nil
+	return kernel{p, e, where, files}, nil
 }
 
-// begin gives up what no live command ever needs, before anything of others is looked at.
-// Where nothing can be traced the error comes next, and speaks of a process as it was started.
-func begin() error {
+// begin gives up what no live command ever needs, before anything of others is looked at and
+// after the files of a recording were made, for which it is too late then. Where nothing can
+// be traced the error comes next, and speaks of a process as it was started.
+func begin(record recordFlags) (*recordFiles, error) {
 	if err := probe.CheckPlace(); err != nil || !probe.HasPrivileges() {
-		return err
+		return nil, err
 	}
-	return confined(probe.SetupNeeds())()
+	files, err := record.create()
+	if err != nil {
+		return nil, err
+	}
+	return files, confined(files.add(probe.SetupNeeds()))()
 }
 
 // sayLimits says what is not seen from where this process runs. It comes after the first
@@ -71,7 +78,7 @@ func (k kernel) config(keep ...probe.Task) pipeline.Config {
 	return pipeline.Config{
 		Existing: func(emit func(*tcp.Event) error) error { return k.env.saySkipped(k.Seed(emit)) },
 		Last:     k.Unseen,
-		Confine:  confined(needs(k.place, keep...)),
+		Confine:  confined(k.record.add(needs(k.place, keep...))),
 		Enrich:   k.place.Fill,
 	}
 }
@@ -121,29 +128,51 @@ func (k kernel) Existing(states []tcp.State, emit func(*tcp.Event) error) error 
 // recorded is a recording as a pipeline.Source.
 type recorded struct {
 	*recording.Source
-	io.Closer // of the file, also while it is read
+	files []*os.File // closed by Close, also while they are read
+}
+
+// Close closes the files.
+func (r recorded) Close() {
+	for _, f := range r.files {
+		f.Close()
+	}
 }
 
 // maxSilence is how many ticks of a silence are played back, see pipeline.Config.
 const maxSilence = 100
 
-// openRecording opens a file, or standard input for "-". Close it.
-func (e *env) openRecording(path string) (recorded, error) {
-	if path == "-" {
-		return recorded{recording.Open(e.stdin, "standard input"), e.stdin}, nil
+// openRecording opens a file, or standard input for "-"; or several files of one recording.
+// Close it.
+func (e *env) openRecording(paths ...string) (recorded, error) {
+	if len(paths) == 1 && paths[0] == "-" {
+		return recorded{recording.Open(e.stdin, "standard input"), []*os.File{e.stdin}}, nil
 	}
-	f, err := confine.Open(path)
-	if err != nil {
+	var r recorded
+	for _, path := range paths {
+		f, err := confine.Open(path)
+		if err != nil {
+			r.Close()
+			return recorded{}, fmt.Errorf("cannot read the recording: %w", err)
+		}
+		r.files = append(r.files, f)
+	}
+	if len(paths) == 1 {
+		r.Source = recording.Open(r.files[0], paths[0])
+		return r, nil
+	}
+	var err error
+	if r.Source, err = recording.OpenSet(r.files); err != nil {
+		r.Close()
 		return recorded{}, fmt.Errorf("cannot read the recording: %w", err)
 	}
-	return recorded{recording.Open(f, path), f}, nil
+	return r, nil
 }
 
-// config is what Run needs to know of a recording, of which nothing but the open file is
+// config is what Run needs to know of a recording, of which nothing but the open files is
 // needed.
-func (r recorded) config() pipeline.Config {
+func (r recorded) config(record *recordFiles) pipeline.Config {
 	return pipeline.Config{
-		Confine: confined(confine.Needs{}),
+		Confine: confined(record.add(confine.Needs{})),
 		Silence: maxSilence,
 	}
 }

@@ -107,6 +107,9 @@ func (c *timelineCmd) tell(e *env, filter tcp.Filter, writer storyWriter) error 
 		config.Max = int(*c.MaxSockets)
 	}
 	if len(c.Read) == 2 {
+		if c.Record != nil || c.Rotate != nil {
+			return usageError{errors.New("--record takes the events of one host: give one -r")}
+		}
 		return c.pair(e, config, writer)
 	}
 	var collector *timeline.Collector
@@ -157,7 +160,7 @@ func (c *timelineCmd) pair(e *env, config timeline.Config, writer storyWriter) e
 	for i, source := range []pipeline.Source{chained{first, second}, second} {
 		run := pipeline.Config{Duration: time.Duration(c.Duration), Output: e.stdout.File()}
 		if i == 0 {
-			run.Confine = first.config().Confine
+			run.Confine = first.config(nil).Confine
 		}
 		counts, err := pipeline.Run(e.ctx, run, source, pair.Collector(i))
 		if err != nil {

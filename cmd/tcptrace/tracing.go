@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"time"
 
 	"github.com/tcptrace/tcptrace/internal/pipeline"
@@ -13,6 +12,8 @@ import (
 type tracingFlags struct {
 	Read     []string `short:"r" sep:"none" placeholder:"FILE" group:"Source and end" help:"Read a recording (JSON of tcptrace -j) instead of the kernel; - is standard input."`
 	Duration duration `short:"d" placeholder:"TIME" group:"Source and end" help:"Stop after this time: 10s, 5m."`
+
+	recordFlags `embed:"" group:"Recording"`
 
 	RingSize   ringSize `default:"8M" placeholder:"SIZE" group:"Limits" help:"Ring buffer between the kernel and tcptrace; default ${default}."`
 	MaxSockets *count   `placeholder:"COUNT" group:"Limits" help:"Sockets tracked at once; default 1048576, before Linux 6.1 an eighth of that."`
@@ -32,9 +33,6 @@ type view struct {
 	missing    func() []string // what the view itself does not show; nil: nothing
 }
 
-// oneRecording is the mistake of a second -r.
-const oneRecording = "-r can be given once: only 'tcptrace timeline' reads two recordings"
-
 // selectInterval is how soon a socket is shown that stays in a state for long enough.
 const selectInterval = 250 * time.Millisecond
 
@@ -52,14 +50,14 @@ func (f *tracingFlags) followed() int {
 // run takes the events of the sockets that the filter selects to a view.
 func (f *tracingFlags) run(e *env, filter *followFlags, v view) error {
 	selected, err := filter.filter()
+	if err == nil {
+		err = f.recordFlags.check()
+	}
 	if err != nil {
 		return err
 	}
 	sockets := selection{tcp.NewSelector(selected), filter.Where}
-	switch {
-	case len(f.Read) > 1:
-		return usageError{errors.New(oneRecording)}
-	case f.Read != nil:
+	if f.Read != nil {
 		return f.replay(e, sockets, v)
 	}
 	return f.live(e, filter.probeConfig(), sockets, v)
@@ -77,29 +75,33 @@ func (f *tracingFlags) live(e *env, config probe.Config, sockets selection, v vi
 		config.MaxSockets = uint32(*f.MaxSockets)
 	}
 	config.Hooks, config.BTF, config.Without = f.Hooks, f.BTF, f.Without
-	source, err := e.openKernel(config)
+	source, err := e.openKernel(config, f.recordFlags)
 	if err != nil {
 		return err
 	}
 	defer source.Close()
-	a, err := f.show(e, source, source.config(probe.ReadTrace), time.Now().UnixNano()-int64(source.Now()), sockets, v)
+	a, err := f.show(e, source, source.config(probe.ReadTrace), source.record, time.Now().UnixNano()-int64(source.Now()), sockets, v)
 	a.losses = source.Losses()
 	a.namespaces = sockets.Namespaces()
 	return e.finish(err, append(a.ofListeners(), a.ofTrace())...)
 }
 
 func (f *tracingFlags) replay(e *env, sockets selection, v view) error {
-	source, err := e.openRecording(f.Read[0])
+	source, err := e.openRecording(f.Read...)
 	if err != nil {
 		return err
 	}
 	defer source.Close()
-	a, err := f.show(e, source, source.config(), 0, sockets, v)
+	record, err := f.create()
+	if err != nil {
+		return err
+	}
+	a, err := f.show(e, source, source.config(record), record, 0, sockets, v)
 	return e.finish(err, a.ofRecording())
 }
 
 // show runs the view.
-func (f *tracingFlags) show(e *env, source pipeline.Source, config pipeline.Config, offset int64, sockets selection, v view) (account, error) {
+func (f *tracingFlags) show(e *env, source pipeline.Source, config pipeline.Config, record *recordFiles, offset int64, sockets selection, v view) (account, error) {
 	to, err := v.open(source, offset)
 	if err != nil {
 		return account{}, err
@@ -112,7 +114,7 @@ func (f *tracingFlags) show(e *env, source pipeline.Source, config pipeline.Conf
 	if sockets.Ticks() && (v.interval == 0 || v.interval > selectInterval) {
 		config.Interval = selectInterval
 	}
-	counts, err := pipeline.Run(e.ctx, config, source, to)
+	counts, err := record.run(e.ctx, config, source, to)
 	a := account{counts: counts, dropped: sockets.Dropped(), unjudged: sockets.Unjudged(), where: sockets.where.failed()}
 	if v.missing != nil {
 		a.view = v.missing()

@@ -355,13 +355,42 @@ func (d *duration) UnmarshalText(text []byte) error {
 }
 
 func (r *ringSize) UnmarshalText(text []byte) error {
-	digits := strings.TrimRight(string(text), "KMG")
-	unit := map[string]uint64{"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}[string(text[len(digits):])]
-	n, err := strconv.ParseUint(digits, 10, 31)
-	n *= unit
-	if err != nil || bits.OnesCount64(n) != 1 || n < 64<<10 || n > 1<<30 {
+	n, ok := parseSize(string(text))
+	if !ok || bits.OnesCount64(n) != 1 || n < 64<<10 || n > 1<<30 {
 		return fmt.Errorf("%q is not a ring size: give a power of two from 64K to 1G", text)
 	}
 	*r = ringSize(n)
+	return nil
+}
+
+// parseSize reads a number of bytes, which may end in K, M or G.
+func parseSize(text string) (bytes uint64, ok bool) {
+	digits := strings.TrimRight(text, "KMG")
+	unit := map[string]uint64{"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}[text[len(digits):]]
+	n, err := strconv.ParseUint(digits, 10, 31)
+	return n * unit, err == nil && unit != 0
+}
+
+// The bounds of a rotation.
+const (
+	minFileSize, maxFileSize = 64 << 10, 1 << 40
+	usualFiles, maxFiles     = 10, 100
+)
+
+// UnmarshalText takes SIZE or SIZE,COUNT.
+func (r *rotation) UnmarshalText(text []byte) error {
+	size, files, given := strings.Cut(string(text), ",")
+	n, ok := parseSize(size)
+	if !ok || n < minFileSize || n > maxFileSize {
+		return fmt.Errorf("%q is not the size of a file: give 64K to 1024G, such as 100M", size)
+	}
+	*r = rotation{int64(n), usualFiles}
+	if given {
+		count, err := strconv.ParseUint(files, 10, 32)
+		if err != nil || count < 2 || count > maxFiles {
+			return fmt.Errorf("%q is not a count of files: give 2 to %d", files, maxFiles)
+		}
+		r.files = int(count)
+	}
 	return nil
 }

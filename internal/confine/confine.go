@@ -25,6 +25,7 @@ type Needs struct {
 	Namespaces bool // setns(2), and namespaces from the sockets of other processes
 	SockDiag   bool // sockets of netlink
 	Helper     bool // to kill a child that was started before
+	Truncate   bool // ftruncate(2) of files that are open for writing
 
 	// Setup is for a command that only begins: it loads and attaches programs, makes what it
 	// keeps open, enters namespaces, and calls Process again. No Landlock.

@@ -57,6 +57,7 @@ var profiles = map[string]Needs{
 	"traces":     {Read: []string{"/proc"}, BPF: true, Handles: true, Capabilities: []cap.Value{cap.BPF, cap.DAC_READ_SEARCH}},
 	"inspects":   {Processes: true, BPF: true, Handles: true, Capabilities: []cap.Value{cap.BPF, cap.SYS_PTRACE, cap.DAC_READ_SEARCH}},
 	"begins":     {Setup: true, Capabilities: []cap.Value{cap.SYS_ADMIN, cap.DAC_READ_SEARCH}},
+	"rotates":    {Truncate: true},
 	"namespaces": {Namespaces: true, SockDiag: true, Capabilities: []cap.Value{cap.SYS_ADMIN, cap.NET_ADMIN}},
 }
 
@@ -75,6 +76,7 @@ type attempt struct {
 type place struct {
 	folder string
 	tcp    int // a socket that is neither bound nor connected
+	open   *os.File
 }
 
 func (p place) in(name string) string { return filepath.Join(p.folder, name) }
@@ -116,6 +118,7 @@ var (
 	byHandle       = func(n Needs) bool { return n.Handles || n.Setup }
 	entersNetworks = func(n Needs) bool { return n.Namespaces || n.Setup }
 	diagnoses      = func(n Needs) bool { return n.SockDiag || n.Setup }
+	rotates        = func(n Needs) bool { return n.Truncate }
 	anybody        = func(Needs) bool { return true }
 )
 
@@ -146,6 +149,8 @@ var attempts = []attempt{
 	{name: "link by name", try: func(p place) error { return os.Symlink("file", p.in("symlink")) }},
 	{name: "remove", try: func(p place) error { return os.Remove(p.in("removed")) }},
 	{name: "truncate", try: func(p place) error { return os.Truncate(p.in("file"), 0) }},
+	{name: "empty an open file", try: func(p place) error { return p.open.Truncate(0) }, allowed: rotates},
+	{name: "write to an open file", try: func(p place) error { _, err := p.open.WriteAt([]byte("x"), 0); return err }, allowed: anybody},
 	{name: "change the mode", try: func(p place) error { return os.Chmod(p.in("file"), 0o644) }},
 	{name: "change the owner", try: func(p place) error { return os.Chown(p.in("file"), os.Getuid(), -1) }},
 	{name: "change the times", try: func(p place) error { return unix.Utimes(p.in("file"), make([]unix.Timeval, 2)) }},
@@ -228,6 +233,9 @@ func confineAndTry(t *testing.T, profile string) (b broken) {
 		}
 	}
 	var err error
+	if p.open, err = CreateNew(p.in("open")); err != nil {
+		t.Fatal(err)
+	}
 	if p.tcp, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err != nil {
 		t.Fatal(err)
 	}
@@ -245,7 +253,7 @@ func confineAndTry(t *testing.T, profile string) (b broken) {
 		}
 	}
 	if profile != "control" {
-		if _, err := Process(profiles["begins"]); err != nil { // as every live command does
+		if _, err := Process(beginning(profiles[profile])); err != nil { // as every live command does
 			t.Fatal(err)
 		}
 		if b.InForce, err = Process(profiles[profile]); err != nil {
@@ -269,6 +277,13 @@ func confineAndTry(t *testing.T, profile string) (b broken) {
 		}
 	}
 	return b
+}
+
+// beginning is what a live command with these needs keeps until it has begun.
+func beginning(n Needs) Needs {
+	begins := profiles["begins"]
+	begins.Truncate = n.Truncate
+	return begins
 }
 
 // TestBreakOut confines a process of its own for each profile, which then tries to break

@@ -27,7 +27,7 @@ var refused = []uintptr{
 	unix.SYS_SCHED_SETPARAM, unix.SYS_SCHED_SETSCHEDULER,
 	// Files: what changes one or its name without opening it.
 	unix.SYS_UNLINKAT, unix.SYS_RENAMEAT, unix.SYS_RENAMEAT2, unix.SYS_LINKAT, unix.SYS_SYMLINKAT, unix.SYS_MKDIRAT,
-	unix.SYS_MKNODAT, unix.SYS_TRUNCATE, unix.SYS_FTRUNCATE, unix.SYS_FALLOCATE, unix.SYS_UTIMENSAT,
+	unix.SYS_MKNODAT, unix.SYS_TRUNCATE, unix.SYS_FALLOCATE, unix.SYS_UTIMENSAT,
 	unix.SYS_FCHMOD, unix.SYS_FCHMODAT, unix.SYS_FCHMODAT2, unix.SYS_FCHOWN, unix.SYS_FCHOWNAT, unix.SYS_FILE_SETATTR,
 	unix.SYS_SETXATTR, unix.SYS_LSETXATTR, unix.SYS_FSETXATTR, unix.SYS_SETXATTRAT,
 	unix.SYS_REMOVEXATTR, unix.SYS_LREMOVEXATTR, unix.SYS_FREMOVEXATTR, unix.SYS_REMOVEXATTRAT,
@@ -105,6 +105,9 @@ func always(n Needs) []uintptr {
 	// With cgo, Process makes its calls in other threads by libpsx, which finds these by tkill(2).
 	setup := []uintptr{unix.SYS_PERF_EVENT_OPEN, unix.SYS_FSOPEN, unix.SYS_FSCONFIG, unix.SYS_FSMOUNT, unix.SYS_CAPSET, unix.SYS_TKILL}
 	list := slices.Concat(refused, refusedHere)
+	if !n.Truncate { // not even a command that only begins needs it
+		list = append(list, unix.SYS_FTRUNCATE)
+	}
 	for _, unless := range []struct {
 		needed bool
 		calls  []uintptr

@@ -106,6 +106,48 @@ func Create(path string) (f *os.File, err error) {
 	return f, nil
 }
 
+// CreateNew opens a regular file for writing as AsUser does: a new one, with mode 0600 less
+// the umask, or an empty one that is the user's own. Any other is refused, so that nothing is
+// overwritten, neither through a symbolic nor through a hard link, and nobody else holds the
+// file. A file that is there was made before, perhaps with a mode for those who are to read it.
+func CreateNew(path string) (f *os.File, err error) {
+	err = AsUser(func() error {
+		f, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if errors.Is(err, unix.EEXIST) {
+			f, err = openEmpty(path)
+		}
+		return err
+	})
+	return f, err
+}
+
+// openEmpty opens a file that exists. Who made it between two looks at it gains nothing: it
+// is judged when it is open.
+func openEmpty(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	switch {
+	case errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENXIO), errors.Is(err, unix.EISDIR):
+		return nil, notRegular(path)
+	case err != nil:
+		return nil, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	switch {
+	case st.Mode&unix.S_IFMT != unix.S_IFREG:
+		err = notRegular(path)
+	case st.Size != 0:
+		err = fmt.Errorf("open %s: the file exists and is not empty: it is not overwritten", path)
+	case st.Uid != uint32(os.Getuid()), st.Nlink > 1:
+		err = fmt.Errorf("open %s: the file exists and is not yours alone: remove it or give another name", path)
+	default:
+		return f, nil
+	}
+	return nil, errors.Join(err, f.Close())
+}
+
 func notRegular(path string) error { return fmt.Errorf("open %s: not a regular file", path) }
 
 // SeesAddresses reports whether the user may see addresses of the kernel: whether

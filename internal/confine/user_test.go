@@ -32,6 +32,8 @@ func TestOpenAsUser(t *testing.T) {
 			"device":              !errors.Is(opened(Open(filepath.Join(folder, "device"))), fs.ErrPermission),
 			"overwrite secret":    !errors.Is(opened(Create(filepath.Join(folder, "secret"))), fs.ErrPermission),
 			"create":              !errors.Is(opened(Create(filepath.Join(folder, "new"))), fs.ErrPermission),
+			"record":              !errors.Is(opened(CreateNew(filepath.Join(folder, "recording"))), fs.ErrPermission),
+			"record to secret":    !errors.Is(opened(CreateNew(filepath.Join(folder, "secret"))), fs.ErrPermission),
 			"by itself":           opened(os.Open(filepath.Join(folder, "secret"))) == nil,
 			"addresses":           SeesAddresses(),
 		})
@@ -116,6 +118,75 @@ func TestCreate(t *testing.T) {
 	}
 	if info, err := os.Stat(in("new")); err != nil || info.Mode()&^0o644 != 0 {
 		t.Errorf("the mode is %v: %v", info.Mode(), err)
+	}
+}
+
+// What CreateNew opens is a new file, or an empty one of the user's. It overwrites nothing, is
+// led nowhere and waits for nobody.
+func TestCreateNew(t *testing.T) {
+	folder := t.TempDir()
+	in := func(name string) string { return filepath.Join(folder, name) }
+	for _, err := range []error{
+		os.WriteFile(in("full"), []byte("kept"), 0o600),
+		os.WriteFile(in("target"), nil, 0o600),
+		os.Symlink(in("target"), in("link")),
+		os.Symlink(in("nowhere"), in("dangling")),
+		os.WriteFile(in("twice"), nil, 0o600),
+		os.Link(in("twice"), in("again")),
+		unix.Mkfifo(in("fifo"), 0o600),
+		unix.Mkfifo(in("read fifo"), 0o600),
+		os.WriteFile(in("empty"), nil, 0o640),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	reader, err := os.OpenFile(in("read fifo"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	for name, want := range map[string]string{
+		"full": "it is not overwritten", "link": "not a regular file", "dangling": "not a regular file", "again": "not yours alone",
+		"fifo": "not a regular file", "read fifo": "not a regular file", ".": "not a regular file",
+		"no/folder": "no such file or directory",
+	} {
+		f, err := CreateNew(in(name))
+		if err == nil {
+			f.Close()
+		}
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %q", name, err, want)
+		}
+	}
+	if _, err := os.Lstat(in("nowhere")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the target of a link was made: %v", err)
+	}
+	for name, mode := range map[string]os.FileMode{"new": 0o600, "empty": 0o640} {
+		if err := opened(CreateNew(in(name))); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if info, err := os.Stat(in(name)); err != nil || info.Mode() != mode {
+			t.Errorf("%s: the mode is %v, want %v: %v", name, info.Mode(), mode, err)
+		}
+	}
+}
+
+// A file of another user's is not written to, although root may: its user would read it.
+func TestCreateNewOfOthers(t *testing.T) {
+	need.Kernel(t)
+	folder := t.TempDir()
+	path := filepath.Join(folder, "planted")
+	for _, err := range []error{os.Chown(folder, stranger, stranger), os.WriteFile(path, nil, 0o666), os.Chown(path, stranger, stranger)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := opened(CreateNew(path)); err == nil || !strings.Contains(err.Error(), "not yours alone") {
+		t.Errorf("got %v", err)
+	}
+	if err := opened(CreateNew(filepath.Join(folder, "new"))); err != nil {
+		t.Errorf("a new file in a folder of another user: %v", err)
 	}
 }
 

@@ -18,8 +18,9 @@ import (
 // the clock for the kernel, of the events for a recording. Its methods belong to the
 // goroutine of Run, except Stop.
 type Source interface {
-	// Read fills in the next event. io.EOF says that there are no more, and
-	// os.ErrDeadlineExceeded that there is none before the deadline: it can be called again.
+	// Read fills in the next event. io.EOF says that there are no more, io.ErrUnexpectedEOF
+	// that there should be more, and os.ErrDeadlineExceeded that there is none before the
+	// deadline: it can be called again.
 	Read(*tcp.Event) error
 	// More reports whether the next event waits already, so that Read does not block.
 	More() bool
@@ -46,8 +47,8 @@ type Consumer interface {
 	// Tick is called when the rows of Config.Existing are through, and then every
 	// Config.Interval.
 	Tick(now uint64) error
-	// Close is called once, when the run ends in order: the source has ended or was
-	// stopped, the time is up, or there is Enough.
+	// Close is called once, when the run ends in order: the source has ended, is cut off or
+	// was stopped, the time is up, or there is Enough.
 	Close(now uint64) error
 }
 

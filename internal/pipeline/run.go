@@ -135,6 +135,7 @@ type run struct {
 	next, end uint64 // times of the source: of the next tick, of the end
 	silent    int    // ticks since the last event
 	counts    Counts
+	cutOff    bool  // the source has ended before its end
 	rowErr    error // what ended Config.Existing, which may have wrapped it
 	panicked  any
 }
@@ -161,13 +162,16 @@ func (r *run) result(err error) (Counts, error) {
 	return r.counts, err
 }
 
-// all is the whole run. What came before an error of the source is shown.
+// all is the whole run. What came before an error of the source is shown. A source that is
+// cut off was right up to there, so what the consumer makes of it is shown, too.
 func (r *run) all() error {
 	err := r.start()
 	for err == nil {
 		err = r.step()
 	}
 	switch {
+	case r.cutOff:
+		return errors.Join(err, r.to.Close(r.source.Now()))
 	case err == io.EOF && r.Whole && r.ctx.Err() != nil:
 		return ErrInterrupted
 	case err == io.EOF, err == Enough:
@@ -248,6 +252,8 @@ func (r *run) step() error {
 		err = r.take(&r.event)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		err = r.wait()
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		r.cutOff = true
 	case err != io.EOF && r.begun:
 		err = errors.Join(err, r.to.Idle())
 	}

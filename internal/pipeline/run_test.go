@@ -274,7 +274,7 @@ func TestRunEndsWithWhatWasCounted(t *testing.T) {
 }
 
 func TestRunEnds(t *testing.T) {
-	broken := errors.New("line 3 is cut off")
+	broken, cut := errors.New("line 3 is wrong"), fmt.Errorf("line 3: %w", io.ErrUnexpectedEOF)
 	full := errors.New("no space left")
 	for name, c := range map[string]struct {
 		end  error // of the source
@@ -284,6 +284,7 @@ func TestRunEnds(t *testing.T) {
 	}{
 		"the source ends":    {nil, nil, "close 2", nil},
 		"the source fails":   {broken, nil, "idle", broken},
+		"the source is cut":  {cut, nil, "close 2", cut},
 		"the consumer fails": {nil, full, "transition 2", full},
 		"enough":             {nil, Enough, "close 2", nil},
 	} {

@@ -22,34 +22,56 @@ const (
 // more, which a stranger's file must not be able to ask for.
 const zstdWindow = 8 << 20
 
-// copyPlain copies r to w, decompressed if it is compressed with gzip or zstd. It holds
-// little however much comes out.
-func copyPlain(w io.Writer, r io.Reader) error {
+// plain reads what is compressed with gzip or zstd as what it was before, and everything
+// else as it is. It holds little however much comes out. Close it.
+type plain struct {
+	io.Reader
+	format string // "" if it is not compressed
+	close  func()
+}
+
+func newPlain(r io.Reader) (plain, error) {
 	in := bufio.NewReader(r)
 	begin, err := in.Peek(len(zstdMagic))
 	if err != nil && err != io.EOF { // what is shorter is for the Reader to judge
-		return err
+		return plain{}, err
 	}
 	switch {
 	case bytes.HasPrefix(begin, []byte(gzipMagic)):
 		z, err := gzip.NewReader(in)
-		if err != nil {
-			return decompressing("gzip", err)
-		}
-		_, err = io.Copy(w, z)
-		return decompressing("gzip", err)
+		return plain{z, "gzip", func() {}}, decompressing("gzip", err)
 	case bytes.HasPrefix(begin, []byte(zstdMagic)):
 		z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(zstdWindow))
-		if err != nil {
-			return decompressing("zstd", err)
-		}
-		defer z.Close()
-		_, err = io.Copy(w, z)
-		return decompressing("zstd", err)
+		return plain{z, "zstd", z.Close}, decompressing("zstd", err)
 	}
-	_, err = io.Copy(w, in)
+	return plain{in, "", func() {}}, nil
+}
+
+func (p plain) Read(b []byte) (int, error) {
+	n, err := p.Reader.Read(b)
+	if p.format != "" && err != io.EOF {
+		err = decompressing(p.format, err)
+	}
+	return n, err
+}
+
+// copyPlain copies what r reads as plain to w.
+func copyPlain(w io.Writer, r io.Reader) error {
+	p, err := newPlain(r)
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	_, err = io.Copy(w, p)
 	return err
 }
+
+// cutOffError says that a recording ends before its end: the process that wrote it was
+// killed. It is an io.ErrUnexpectedEOF.
+type cutOffError string
+
+func (e cutOffError) Error() string      { return string(e) }
+func (cutOffError) Is(target error) bool { return target == io.ErrUnexpectedEOF }
 
 // decompressing adds to an error what was attempted.
 func decompressing(format string, err error) error {
@@ -57,7 +79,7 @@ func decompressing(format string, err error) error {
 	case err == nil, errors.Is(err, io.ErrClosedPipe): // the Source was stopped
 		return err
 	case errors.Is(err, io.ErrUnexpectedEOF):
-		return fmt.Errorf("the %s data is cut off: the file was not finished", format)
+		return cutOffError("the " + format + " data is cut off: the file was not finished")
 	case errors.Is(err, zstd.ErrWindowSizeExceeded):
 		return errors.New("the zstd data needs a window of more than 8 MB: try zstdcat --long=31 FILE | tcptrace -r -")
 	}

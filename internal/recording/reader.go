@@ -1,5 +1,6 @@
 // Package recording reads recordings: what `tcptrace -j` wrote. A Source is one as a
-// source of events; a Reader is what it reads the lines with.
+// source of events; a Reader is what it reads the lines with. A Writer writes such lines to
+// files, compressed and in turns; what makes a line of an event is output.JSON.
 package recording
 
 import (
@@ -92,7 +93,7 @@ func (r *Reader) next() (tcp.Event, error) {
 	return rec.event()
 }
 
-var errCutOff = errors.New("the last line is cut off: the recording was not finished")
+const errCutOff = cutOffError("the last line is cut off: the recording was not finished")
 
 // encodings are what recordings are found in that are not JSON lines any more, and the
 // command that makes them so again.

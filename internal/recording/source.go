@@ -32,9 +32,14 @@ type Source struct {
 // goroutine, which lasts until r has ended, or until the first read of r that returns
 // after Stop: so a Source whose input blocks can be stopped.
 func Open(r io.Reader, name string) *Source {
+	return open(name, func(w io.Writer) error { return copyPlain(w, r) })
+}
+
+// open returns a Source of what read copies to its argument.
+func open(name string, read func(io.Writer) error) *Source {
 	out, in := io.Pipe()
 	go func() {
-		in.CloseWithError(copyPlain(in, r)) // nil is io.EOF
+		in.CloseWithError(read(in)) // nil is io.EOF
 	}()
 	return &Source{reader: NewReader(out, name), input: in}
 }
