@@ -14,7 +14,7 @@ import (
 // unescaped are the functions of cmd/tcptrace that may take the file behind stdout: to hand
 // it to writers of events, which escape what they write, or to the screen; or to watch it.
 var unescaped = []string{
-	"traceCmd.Run", "connectionsCmd.Run", "tracingFlags.show", "socketsCmd.Run", "leaksCmd.runConfig",
+	"traceCmd.Run", "connectionsCmd.Run", "tracingFlags.show", "socketsCmd.Run", "socketsCmd.once", "socketsCmd.watch", "leaksCmd.runConfig",
 	"statsCmd.Run", "statsShow.print", "openScreen", "timelineCmd.pair",
 }
 
