@@ -100,8 +100,34 @@ static __always_inline void seed(struct sock *sk, struct sock_info *info)
 	bpf_map_update_elem(&socks, &key, info, BPF_NOEXIST);
 }
 
+/*
+ * What the pass writes about an open file: a network namespace that it may be all to keep
+ * alive, as a file of the namespace, or a socket in it; or one holder more of a socket. It is
+ * openFile in netns.go.
+ */
+struct open_file {
+	u64 sk;    /* held by this process too; 0: it leads to a network namespace */
+	u32 netns; /* of a socket; 0: the file is a namespace */
+	u32 pid;
+	u32 fd;
+	u32 zero;
+	char comm[16];
+};
+
+/* All holders are to be listed, not the first alone. */
+bool list_holders;
+
+/* Not inlined: its record is for the few. */
+static __noinline int write_holder(struct seq_file *seq, struct sock *sk, struct task_struct *task, u32 fd)
+{
+	struct open_file f = {.sk = (u64)sk, .pid = task->tgid, .fd = fd};
+
+	read_comm(f.comm, task);
+	return bpf_seq_write(seq, &f, sizeof(f));
+}
+
 /* Not inlined: an MPTCP file has several subflows. */
-static __noinline int sock_seen(struct sock *sk, struct task_struct *task, u32 fd)
+static __noinline int sock_seen(struct seq_file *seq, struct sock *sk, struct task_struct *task, u32 fd)
 {
 	struct sock_info *info, fresh = {};
 	u64 key = (u64)sk;
@@ -109,6 +135,8 @@ static __noinline int sock_seen(struct sock *sk, struct task_struct *task, u32 f
 
 	info = bpf_map_lookup_elem(&socks, &key);
 	if (info) {
+		if (list_holders && info->owner.pid != pid)
+			write_holder(seq, sk, task, fd);
 		found_holder(info, task, pid, fd);
 	} else if (pass_mode == PASS_SEED) {
 		hold(&fresh.owner, task, pid, fd);
@@ -120,7 +148,8 @@ static __noinline int sock_seen(struct sock *sk, struct task_struct *task, u32 f
 #define MAX_SUBFLOWS 8
 
 /* subflows_seen: all subflows of an MPTCP socket are behind its file. */
-static __always_inline void subflows_seen(struct mptcp_sock *msk, struct task_struct *task, u32 fd)
+static __always_inline void subflows_seen(struct seq_file *seq, struct mptcp_sock *msk, struct task_struct *task,
+					  u32 fd)
 {
 	struct list_head *end = (void *)msk + bpf_core_field_offset(struct mptcp_sock, conn_list);
 	struct list_head *at = BPF_CORE_READ(end, next);
@@ -131,27 +160,17 @@ static __always_inline void subflows_seen(struct mptcp_sock *msk, struct task_st
 		struct sock *sk = BPF_CORE_READ(subflow, tcp_sock);
 
 		if (sk)
-			sock_seen(sk, task, fd);
+			sock_seen(seq, sk, task, fd);
 		at = BPF_CORE_READ(at, next);
 	}
 }
-
-/*
- * An open file may be all that keeps a network namespace alive: one of the namespace, or a
- * socket in it. netns.go looks at them.
- */
-struct namespace_file {
-	u32 netns; /* of a socket; 0: the file is a namespace */
-	u32 pid;
-	u32 fd;
-};
 
 /* The namespace of the last socket: most sockets of a process are in one. */
 u32 last_netns;
 
 static __always_inline void write_namespace(struct seq_file *seq, u32 netns, u32 pid, u32 fd)
 {
-	struct namespace_file f = {netns, pid, fd};
+	struct open_file f = {.netns = netns, .pid = pid, .fd = fd};
 
 	bpf_seq_write(seq, &f, sizeof(f));
 }
@@ -178,9 +197,9 @@ static __always_inline int file_seen(struct bpf_iter__task_file *ctx)
 		last_netns = netns;
 	}
 	if (is_msk(sk))
-		subflows_seen((struct mptcp_sock *)sk, task, ctx->fd);
+		subflows_seen(ctx->meta->seq, (struct mptcp_sock *)sk, task, ctx->fd);
 	else
-		sock_seen(sk, task, ctx->fd);
+		sock_seen(ctx->meta->seq, sk, task, ctx->fd);
 	return 0;
 }
 

@@ -32,7 +32,9 @@ const socketsExamples = `
 Examples:
   sudo tcptrace sockets                        all sockets, with owner and age
   sudo tcptrace sockets --state close-wait     who forgot to close, and when
-  sudo tcptrace sockets -j | jq -r .comm | sort | uniq -c
+  sudo tcptrace sockets --by unit --watch 2s   how many each unit has, live
+  sudo tcptrace sockets -L 443 -x              who holds them, command lines
+  sudo tcptrace sockets -j | jq -r .raddr | sort | uniq -c
 `
 
 const connectionsExamples = `

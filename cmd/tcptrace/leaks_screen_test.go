@@ -135,6 +135,42 @@ func TestLeaksScreen(t *testing.T) {
 	}
 }
 
+// sockets --watch shows its looks in place, and leaves the last one on the terminal; where it is
+// to have no colours it prints them one after the other.
+func TestSocketsScreen(t *testing.T) {
+	n := newLeakNet(t)
+	args := []string{"sockets", "--netns", n.namespace(), "--watch", "200ms"}
+	term := newPTY(t, "tcptrace", args...)
+	term.until("[q: quit]")
+	term.until("socket")
+	term.until("[q: quit]")
+	term.resize(60, 10)
+	term.until("\x1b[K")
+	term.master.WriteString("q")
+	term.until("\x1b[?25h\x1b[?1049l")
+	term.until("STATE")
+	if err := term.cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+	if got := term.modes(); got != term.before {
+		t.Errorf("the terminal is not as before: %+v, was %+v", got, term.before)
+	}
+
+	t.Setenv("NO_COLOR", "1")
+	term = newPTY(t, "tcptrace", args...)
+	term.until("STATE")
+	term.until("\r\n\r\n")
+	term.until("STATE")
+	began := time.Now()
+	term.cmd.Process.Signal(syscall.SIGINT)
+	if err := term.cmd.Wait(); err != nil || time.Since(began) > time.Second {
+		t.Errorf("%v after %v", err, time.Since(began))
+	}
+	if strings.Contains(term.shown.String(), "\x1b") {
+		t.Errorf("it shows %q", term.shown.String())
+	}
+}
+
 func TestWrapped(t *testing.T) {
 	const text = "a title that is long\n\nPID     COMM            STATE\n        one two three four\n"
 	const want = "a title that is\nlong\n\nPID     COMM            STATE\n        one two\n        three\n        four\n"

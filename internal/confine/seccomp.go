@@ -91,7 +91,7 @@ func someValues(n Needs, pid uint32) []call {
 	if n.BPF && !n.Setup { // no new programs or maps, and none of others
 		list = append(list, call{unix.SYS_BPF, 0, isNot, []uint32{
 			unix.BPF_MAP_LOOKUP_ELEM, unix.BPF_MAP_UPDATE_ELEM, unix.BPF_MAP_DELETE_ELEM, unix.BPF_MAP_GET_NEXT_KEY,
-			unix.BPF_MAP_LOOKUP_BATCH, unix.BPF_OBJ_GET_INFO_BY_FD, unix.BPF_LINK_CREATE, unix.BPF_ITER_CREATE,
+			unix.BPF_MAP_LOOKUP_BATCH, unix.BPF_MAP_LOOKUP_AND_DELETE_BATCH, unix.BPF_OBJ_GET_INFO_BY_FD, unix.BPF_LINK_CREATE, unix.BPF_ITER_CREATE,
 		}})
 	}
 	if n.SockDiag || n.Setup {

@@ -36,6 +36,8 @@ type Enricher struct {
 	cgroup2  mount  // at "" and real false where there is none
 	byOwner  bool   // containers may exist that only /proc/PID/cgroup names
 	hidden   bool   // cgroups outside our own namespace are not seen
+	details  bool   // see FillDetails
+	stalled  bool   // see Stalled
 	nextWalk uint64 // event time before which the tree is not walked again
 
 	cgroups map[uint64]cgroup
@@ -122,7 +124,16 @@ func (e *Enricher) Fill(ev *tcp.Event) {
 	}
 	ev.Cgroup, ev.ContainerID = e.last.path, e.last.container
 	e.fillOwner(ev)
+	if e.details && ev.Kind == tcp.Socket {
+		if unit := tcp.Unit(ev.Cgroup); unit != "" {
+			details(ev).Unit = unit
+		}
+	}
 }
+
+// FillDetails makes Fill set the Unit of a row as well, and if the owner holds the socket the
+// Cmdline: the first maxCmdline bytes of it.
+func (e *Enricher) FillDetails() { e.details = true }
 
 // find looks among what is remembered first.
 func (e *Enricher) find(id, now uint64) cgroup {

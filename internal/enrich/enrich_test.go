@@ -505,3 +505,43 @@ func BenchmarkFill(b *testing.B) {
 		e.Fill(&ev)
 	}
 }
+
+// TestFillDetails reads the command line of the owner of a row, and waits for none.
+func TestFillDetails(t *testing.T) {
+	h := newHost(t, unified)
+	unit := h.mkdir("/system.slice/web.service")
+	e := New(h.proc, "")
+	e.FillDetails()
+	fill := func(pid uint32, ev tcp.Event) *tcp.Details {
+		ev.BootNS, ev.CgroupID, ev.PID, ev.OwnerSource = 10*sec, unit, pid, tcp.FromSnapshot
+		e.Fill(&ev)
+		return ev.Details
+	}
+	held := tcp.Event{Kind: tcp.Socket, Holder: tcp.Held}
+	for pid, test := range map[uint32]struct{ cmdline, want string }{
+		7: {"nginx: master\x00-g\x00\x1b[2J\x00", "nginx: master -g \x1b[2J"},
+		8: {strings.Repeat("x", maxCmdline) + "y", strings.Repeat("x", maxCmdline) + "..."},
+		9: {"", ""},
+	} {
+		h.program(int(pid), 5, "nginx", "0::/\n")
+		if err := os.WriteFile(fmt.Sprintf("%s/%d/cmdline", h.proc, pid), []byte(test.cmdline), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if d := fill(pid, held); d == nil || d.Unit != "web.service" || d.Cmdline != test.want {
+			t.Errorf("process %d: got %+v, want %q", pid, d, test.want)
+		}
+	}
+	if d := fill(7, tcp.Event{Kind: tcp.Socket, Holder: tcp.Gone}); d == nil || d.Unit != "web.service" || d.Cmdline != "" {
+		t.Errorf("it does not hold the socket: got %+v", d)
+	}
+	if d := fill(7, tcp.Event{Holder: tcp.Held}); d != nil {
+		t.Errorf("what happened: got %+v", d)
+	}
+	h.program(10, 5, "villain", "0::/\n")
+	if err := unix.Mkfifo(h.proc+"/10/cmdline", 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if d := fill(10, held); e.Stalled() != true || d.Cmdline != "" {
+		t.Errorf("a process that keeps its command line back: got %+v", d)
+	}
+}

@@ -2,6 +2,8 @@ package enrich
 
 import (
 	"io"
+	"strings"
+	"time"
 
 	"github.com/tcptrace/tcptrace/internal/procfs"
 	"github.com/tcptrace/tcptrace/internal/tcp"
@@ -18,6 +20,7 @@ type ownerKey struct {
 
 type owner struct {
 	comm, container string // as they were at the last check
+	cmdline         string // likewise, if it is asked for
 	start           uint64 // when the process began, in ticks since the boot
 	check           uint64 // event time from which it is to be read again
 }
@@ -43,6 +46,17 @@ func (e *Enricher) fillOwner(ev *tcp.Event) {
 	if wantsName && o.comm != "" {
 		ev.Comm = o.comm
 	}
+	if wantsName && e.details {
+		details(ev).Cmdline = o.cmdline
+	}
+}
+
+// details returns those of an event, to fill in.
+func details(ev *tcp.Event) *tcp.Details {
+	if ev.Details == nil {
+		ev.Details = new(tcp.Details)
+	}
+	return ev.Details
 }
 
 // owner reads the owner of an event, or remembers it. A process that is gone keeps
@@ -57,13 +71,16 @@ func (e *Enricher) owner(key ownerKey, ev *tcp.Event) owner {
 	// A process that began after the event is a stranger that got the pid.
 	if stat, err := e.proc.Stat(ev.PID); err == nil && e.proc.Began(stat) <= ev.BootNS {
 		if stat.Start != o.start {
-			o.container = ""
+			o.container, o.cmdline = "", ""
 		}
 		o.start, o.comm = stat.Start, stat.Name
 		// Read each time: a runtime moves a process into the container after it
 		// has begun. One that just exited has no cgroup any more.
 		if id, err := procfs.Read(e.proc, ev.PID, "cgroup", parseContainer); err == nil && id != "" {
 			o.container = id
+		}
+		if e.details {
+			o.cmdline = e.cmdline(ev.PID)
 		}
 	}
 	if !known && len(e.owners) >= maxOwners {
@@ -81,4 +98,49 @@ func parseContainer(r io.Reader) (id string, err error) {
 		return id == ""
 	})
 	return id, err
+}
+
+// cmdlineLimit is how long to wait for a command line: it is in the memory of the process, where
+// that may have mapped a file of a server which does not answer.
+const cmdlineLimit = 200 * time.Millisecond
+
+// cmdline returns "" for what is not known. After one that did not come in time it asks no more:
+// each would cost a thread.
+func (e *Enricher) cmdline(pid uint32) string {
+	if e.stalled {
+		return ""
+	}
+	done := make(chan string, 1)
+	go func() {
+		line, _ := procfs.Read(e.proc, pid, "cmdline", parseCmdline) // it may have exited
+		done <- line
+	}()
+	select {
+	case line := <-done:
+		return line
+	case <-time.After(cmdlineLimit):
+		e.stalled = true
+		return ""
+	}
+}
+
+// Stalled reports whether command lines are missing because a process kept its own back.
+func (e *Enricher) Stalled() bool { return e.stalled }
+
+// maxCmdline is how much is kept of a command line: 16 MB with all the owners that are.
+const maxCmdline = 1024
+
+// parseCmdline reads /proc/PID/cmdline, in which each argument ends with a zero byte. A process
+// may write anything there.
+func parseCmdline(r io.Reader) (string, error) {
+	text, err := io.ReadAll(io.LimitReader(r, maxCmdline+1))
+	if err != nil {
+		return "", err
+	}
+	cut := len(text) > maxCmdline
+	line := strings.ReplaceAll(strings.TrimRight(string(text[:min(len(text), maxCmdline)]), "\x00"), "\x00", " ")
+	if cut {
+		line += "..."
+	}
+	return line, nil
 }

@@ -20,7 +20,10 @@ const (
 	streamLayout  = "pid comm family laddr lport raddr rport old_state -> new_state duration_ms reason"
 	streamMore    = "boot_ns cookie netns device protocol role owner_source holder unaccepted acked fd uid errno rx_queue tx_queue drops bytes_sent bytes_received retransmits srtt_us skaddr container_id cgroup"
 	socketsLayout = "state rx_queue tx_queue drops local remote pid comm fd age netns"
-	socketsMore   = "boot_ns cookie device protocol role owner_source holder unaccepted acked uid bytes_sent bytes_received retransmits srtt_us skaddr container_id cgroup"
+	socketsMore   = "boot_ns cookie device protocol role owner_source holder unaccepted acked uid bytes_sent bytes_received retransmits srtt_us skaddr container_id cgroup unit holders holders_more cmdline"
+
+	// Those of Sockets, for the eye.
+	inventoryLayout = "state rx_queue tx_queue drops local remote age netns owner"
 )
 
 // Fields lists the names of the fields of an event in JSON. In upper case they are the
@@ -40,7 +43,7 @@ var ofLosses = []string{"type", "time", "seconds", "boot_ns", "netns", "events",
 
 // events is the table of every column there is of an event.
 func (f *formatter) events() table[tcp.Event] {
-	return slices.Concat(f.whenColumns(), socketColumns, f.changeColumns(), ownerColumns, measureColumns)
+	return slices.Concat(f.whenColumns(), socketColumns, f.changeColumns(), ownerColumns, detailColumns, measureColumns)
 }
 
 func (f *formatter) whenColumns() table[tcp.Event] {
@@ -104,6 +107,56 @@ var ownerColumns = table[tcp.Event]{
 	{name: "holder", width: 6, text: func(e *tcp.Event) (string, bool) { return known(e.Holder) }},
 	{name: "cgroup", text: func(e *tcp.Event) (string, bool) { return known(e.Cgroup) }},
 	{name: "container_id", width: 12, text: func(e *tcp.Event) (string, bool) { return known(e.ContainerID) }},
+	{name: "owner", append: owner, foreign: true},
+}
+
+// detailColumns are empty for all but a table of sockets.
+var detailColumns = table[tcp.Event]{
+	{name: "unit", text: func(e *tcp.Event) (string, bool) { return known(details(e).Unit) }},
+	{name: "holders", append: appendHolders, foreign: true},
+	{name: "holders_more", number: func(e *tcp.Event) (uint64, bool) {
+		return uint64(details(e).HoldersMore), details(e).HoldersMore > 0
+	}},
+	{name: "cmdline", text: func(e *tcp.Event) (string, bool) { return known(details(e).Cmdline) }},
+}
+
+func details(e *tcp.Event) (d tcp.Details) {
+	if e.Details != nil {
+		d = *e.Details
+	}
+	return d
+}
+
+// owner is the process, its descriptor, and how many others hold the socket too: 812/nginx:6 +4.
+func owner(b []byte, e *tcp.Event) []byte {
+	if e.OwnerSource == "" {
+		return b
+	}
+	b = appendProcess(b, &tcp.Process{PID: e.PID, Comm: e.Comm, FD: e.FD})
+	if others := e.Others(); others > 0 {
+		b = strconv.AppendUint(append(b, " +"...), others, 10)
+	}
+	return b
+}
+
+func appendProcess(b []byte, p *tcp.Process) []byte {
+	b = append(strconv.AppendUint(b, uint64(p.PID), 10), '/')
+	b = terminal.AppendVisible(b, p.Comm, math.MaxInt)
+	if p.FD >= 0 {
+		b = strconv.AppendInt(append(b, ':'), int64(p.FD), 10)
+	}
+	return b
+}
+
+// appendHolders appends them as owner does, parted by spaces.
+func appendHolders(b []byte, e *tcp.Event) []byte {
+	for i := range details(e).Holders {
+		if i > 0 {
+			b = append(b, ' ')
+		}
+		b = appendProcess(b, &e.Details.Holders[i])
+	}
+	return b
 }
 
 var measureColumns = table[tcp.Event]{

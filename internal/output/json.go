@@ -145,6 +145,39 @@ func appendOwner(b []byte, e *tcp.Event) []byte {
 	if e.ContainerID != "" {
 		b = appendText(append(b, `,"container_id":"`...), e.ContainerID)
 	}
+	if e.Details != nil {
+		b = appendDetails(b, e.Details)
+	}
+	return b
+}
+
+func appendDetails(b []byte, d *tcp.Details) []byte {
+	if d.Unit != "" {
+		b = appendText(append(b, `,"unit":"`...), d.Unit)
+	}
+	if d.Cmdline != "" {
+		b = appendText(append(b, `,"cmdline":"`...), d.Cmdline)
+	}
+	if d.Holders == nil {
+		return b
+	}
+	b = append(b, `,"holders":[`...)
+	for i := range d.Holders {
+		p := &d.Holders[i]
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = strconv.AppendUint(append(b, `{"pid":`...), uint64(p.PID), 10)
+		b = appendText(append(b, `,"comm":"`...), p.Comm)
+		if p.FD >= 0 {
+			b = strconv.AppendInt(append(b, `,"fd":`...), int64(p.FD), 10)
+		}
+		b = append(b, '}')
+	}
+	b = append(b, ']')
+	if d.HoldersMore > 0 {
+		b = strconv.AppendUint(append(b, `,"holders_more":`...), uint64(d.HoldersMore), 10)
+	}
 	return b
 }
 

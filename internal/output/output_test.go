@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tcptrace/tcptrace/internal/stats"
 	"github.com/tcptrace/tcptrace/internal/tcp"
 	"github.com/tcptrace/tcptrace/internal/terminal"
 )
@@ -121,15 +122,6 @@ func TestColumnsWideExtended(t *testing.T) {
 `)
 }
 
-func TestColumnsSockets(t *testing.T) {
-	queued := closed
-	queued.Kind, queued.Old, queued.New = tcp.Socket, 0, tcp.CloseWait
-	compare(t, lines(t, asColumns(Options{Sockets: true}), queued, listening), `STATE       RX_QUEUE TX_QUEUE  DROPS LOCAL                 REMOTE                PID     COMM       FD   AGE       NETNS
-CLOSE_WAIT         6        7      - 10.0.0.7:43210        192.0.2.80:443        4711    curl       5    0.012s    4026531840
-LISTEN             -        -      - [::]:80               [::]:*                -       -          -    >=3m05s   -
-`)
-}
-
 func TestCSV(t *testing.T) {
 	utc(t)
 	quoted := closed
@@ -157,6 +149,7 @@ func utc(t *testing.T) {
 // JSON, columns and CSV call a field by one name.
 func TestFieldNames(t *testing.T) {
 	full, gap := closed, lost
+	full.Details = &tcp.Details{Unit: "a.service", Cmdline: "a", Holders: []tcp.Process{{PID: 1}}, HoldersMore: 1}
 	full.Device, full.Holder, full.HasDrops, full.Unaccepted, full.Acked = 2, tcp.Held, true, true, true
 	written := map[string]bool{}
 	for line := range strings.Lines(lines(t, asJSON, full, listening, gap)) {
@@ -243,7 +236,12 @@ func TestAligned(t *testing.T) {
 		o := Options{Time: bits&1 != 0, Since: bits&2 != 0, Wide: bits&4 != 0, Extended: bits&8 != 0, Sockets: bits&16 != 0}
 		short := closed
 		short.BytesSent = 1
-		got := strings.Split(strings.TrimSuffix(lines(t, asColumns(o), short, listening), "\n"), "\n")
+		text := lines(t, asColumns(o), short, listening)
+		if o.Sockets {
+			short.Kind = tcp.Socket
+			text = socketsText(t, SocketsOptions{Options: o}, stats.InventoryConfig{}, []tcp.Event{short, listening})
+		}
+		got := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
 		titles := strings.Fields(got[0])
 		last := strings.LastIndex(got[0], titles[len(titles)-1])
 		for _, line := range got[1:] {

@@ -22,6 +22,8 @@ type column[T any] struct {
 	number func(*T) (uint64, bool)
 	text   func(*T) (string, bool) // may be hostile: escaped by each writer, cut to width on the terminal
 	append func([]byte, *T) []byte // plain ASCII; appending nothing says that there is no value
+
+	foreign bool // append yields text from outside, made visible
 }
 
 // table is some columns, in order.
@@ -43,6 +45,7 @@ var forTheEye = map[string][]string{
 	"local":    {"laddr", "lport"},
 	"remote":   {"raddr", "rport"},
 	"age":      {"duration_ms"},
+	"owner":    {"pid", "comm", "fd"},
 	"oldest":   {"oldest_s", "oldest_at_least"},
 	"median":   {"median_s"},
 	"open/max": {"open_files", "max_files"},
@@ -71,6 +74,25 @@ func (t table[T]) fit(wide bool) {
 		}
 	}
 	t[len(t)-1].width = 0
+}
+
+// widen makes room for the cells of v, whose last column needs none. scratch is used for them.
+func (t table[T]) widen(scratch []byte, v *T) []byte {
+	for i := range t[:len(t)-1] {
+		scratch = t[i].appendCell(scratch[:0], v, math.MaxInt)
+		t[i].width = max(t[i].width, utf8.RuneCount(scratch))
+	}
+	return scratch
+}
+
+// asNeeded returns the columns as wide as their titles, for widen.
+func (t table[T]) asNeeded() table[T] {
+	t = slices.Clone(t)
+	for i := range t {
+		t[i].width = len(t[i].name)
+	}
+	t[len(t)-1].width = 0
+	return t
 }
 
 func (t table[T]) appendHeader(b []byte) []byte {
@@ -158,7 +180,7 @@ func (c *column[T]) appendCell(b []byte, v *T, limit int) []byte {
 func (c *column[T]) appendCSV(b []byte, v *T) []byte {
 	start := len(b)
 	b = c.appendCell(b, v, math.MaxInt)
-	if c.text != nil {
+	if c.text != nil || c.foreign {
 		b = quoteCSV(b, start)
 	}
 	return b

@@ -288,6 +288,7 @@ const (
 	bpfVarHz                = "hz"
 	bpfVarLastNetns         = "last_netns"
 	bpfVarLastWakeup        = "last_wakeup"
+	bpfVarListHolders       = "list_holders"
 	bpfVarLook              = "look"
 	bpfVarLost              = "lost"
 	bpfVarMissed            = "missed"
@@ -394,6 +395,7 @@ type bpfVariableSpecs struct {
 	Hz                *ebpf.VariableSpec `ebpf:"hz"`
 	LastNetns         *ebpf.VariableSpec `ebpf:"last_netns"`
 	LastWakeup        *ebpf.VariableSpec `ebpf:"last_wakeup"`
+	ListHolders       *ebpf.VariableSpec `ebpf:"list_holders"`
 	Look              *ebpf.VariableSpec `ebpf:"look"`
 	Lost              *ebpf.VariableSpec `ebpf:"lost"`
 	Missed            *ebpf.VariableSpec `ebpf:"missed"`
@@ -470,6 +472,7 @@ type bpfVariables struct {
 	Hz                *ebpf.Variable `ebpf:"hz"`
 	LastNetns         *ebpf.Variable `ebpf:"last_netns"`
 	LastWakeup        *ebpf.Variable `ebpf:"last_wakeup"`
+	ListHolders       *ebpf.Variable `ebpf:"list_holders"`
 	Look              *ebpf.Variable `ebpf:"look"`
 	Lost              *ebpf.Variable `ebpf:"lost"`
 	Missed            *ebpf.Variable `ebpf:"missed"`

@@ -65,7 +65,7 @@ var (
 		bpfOwnerSourceOWNER_CLOSE:     tcp.FromClose,
 		bpfOwnerSourceOWNER_INHERITED: tcp.FromInherited,
 	}
-	holders = [...]tcp.Holder{
+	holderStates = [...]tcp.Holder{
 		bpfHolderHOLDER_UNKNOWN: "",
 		bpfHolderHOLDER_HELD:    tcp.Held,
 		bpfHolderHOLDER_GONE:    tcp.Gone,
@@ -87,6 +87,7 @@ type decoder struct {
 	names      map[[16]uint8]string
 	lastComm   [16]uint8 // most events are of the process that the one before was of
 	lastName   string
+	holders    *holderList // of sockets that several processes hold; nil: nobody looked
 }
 
 func newDecoder(kernelAddr bool) *decoder {
@@ -110,7 +111,7 @@ func (d *decoder) decode(record []byte, ev *tcp.Event) error {
 	// length was checked, and rings and read buffers are 8-byte aligned.
 	raw := (*bpfEvent)(unsafe.Pointer(unsafe.SliceData(record)))
 	if int(raw.Reason) >= len(reasons) || int(raw.DurationKind) >= len(durationKinds) ||
-		int(raw.Role) >= len(roles) || int(raw.OwnerSource) >= len(ownerSources) || int(raw.Holder) >= len(holders) {
+		int(raw.Role) >= len(roles) || int(raw.OwnerSource) >= len(ownerSources) || int(raw.Holder) >= len(holderStates) {
 		return fmt.Errorf("decode event: reason %d, duration kind %d, role %d, owner source %d or holder %d is out of range",
 			raw.Reason, raw.DurationKind, raw.Role, raw.OwnerSource, raw.Holder)
 	}
@@ -157,8 +158,11 @@ func (d *decoder) decode(record []byte, ev *tcp.Event) error {
 	if ev.OwnerSource != "" {
 		ev.PID = raw.Pid
 		ev.FD = raw.Fd
-		ev.Holder = holders[raw.Holder]
+		ev.Holder = holderStates[raw.Holder]
 		ev.Comm = d.name(&raw.Comm)
+	}
+	if d.holders != nil {
+		ev.Details = d.holders.of(raw.Sk, ev)
 	}
 	return nil
 }

@@ -49,6 +49,7 @@ const (
 	directVarHz                = "hz"
 	directVarLastNetns         = "last_netns"
 	directVarLastWakeup        = "last_wakeup"
+	directVarListHolders       = "list_holders"
 	directVarLook              = "look"
 	directVarLost              = "lost"
 	directVarMissed            = "missed"
@@ -155,6 +156,7 @@ type directVariableSpecs struct {
 	Hz                *ebpf.VariableSpec `ebpf:"hz"`
 	LastNetns         *ebpf.VariableSpec `ebpf:"last_netns"`
 	LastWakeup        *ebpf.VariableSpec `ebpf:"last_wakeup"`
+	ListHolders       *ebpf.VariableSpec `ebpf:"list_holders"`
 	Look              *ebpf.VariableSpec `ebpf:"look"`
 	Lost              *ebpf.VariableSpec `ebpf:"lost"`
 	Missed            *ebpf.VariableSpec `ebpf:"missed"`
@@ -231,6 +233,7 @@ type directVariables struct {
 	Hz                *ebpf.Variable `ebpf:"hz"`
 	LastNetns         *ebpf.Variable `ebpf:"last_netns"`
 	LastWakeup        *ebpf.Variable `ebpf:"last_wakeup"`
+	ListHolders       *ebpf.Variable `ebpf:"list_holders"`
 	Look              *ebpf.Variable `ebpf:"look"`
 	Lost              *ebpf.Variable `ebpf:"lost"`
 	Missed            *ebpf.Variable `ebpf:"missed"`

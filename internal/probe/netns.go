@@ -74,10 +74,14 @@ type namespace struct {
 }
 
 // openFile is what the walk over open files reports: a network namespace, or a
-// socket of one. It is struct namespace_file in bpf/snapshot.h.
+// socket of one; or a process that holds a socket too. It is struct open_file in
+// bpf/snapshot.h.
 type openFile struct {
+	Sk      uint64 // held by the process too; 0: it leads to a namespace
 	NetNS   uint32 // of a socket; 0: the file is a namespace
 	PID, FD uint32
+	_       uint32
+	Comm    [16]uint8
 }
 
 // netNamespaces finds the network namespaces of the host: those of processes and their

@@ -38,26 +38,10 @@ func (p *Probe) Seed(emit func(*tcp.Event) error) error {
 	return skipped.asError()
 }
 
-// Sockets hands a row of kind Socket for each socket to emit, and traces nothing. A
-// *SkippedError says that rows are missing.
-func Sockets(cfg Config, emit func(*tcp.Event) error) error {
-	var objs bpfObjects
-	_, err := loadHooks(cfg, listPlan(), &objs)
-	defer objs.Close()
-	if err != nil {
-		return explain(err)
-	}
-	skipped, err := snapshot(&objs, newDecoder(cfg.KernelAddr), cfg, func(uint32) {}, emit)
-	if err != nil {
-		return err
-	}
-	return skipped.asError()
-}
-
 // snapshot looks at all open files first, so that the rows know their owners. It calls enter
 // in each network namespace.
 func snapshot(objs *bpfObjects, d *decoder, cfg Config, enter func(inode uint32), emit func(*tcp.Event) error) (*SkippedError, error) {
-	files, err := walkFiles(objs, bpfPassModePASS_SEED)
+	files, err := walkFiles(objs, bpfPassModePASS_SEED, d.holders)
 	if err != nil {
 		return nil, err
 	}
@@ -286,8 +270,9 @@ func (p *Probe) StackTop(id uint32) []uint64 {
 }
 
 // walkFiles runs the program files over every open file of every process, and
-// returns those that lead to network namespaces.
-func walkFiles(objs *bpfObjects, mode bpfPassMode) ([]openFile, error) {
+// returns those that lead to network namespaces. It adds the others to the holders, which may
+// be nil: then there are none.
+func walkFiles(objs *bpfObjects, mode bpfPassMode, holders *holderList) ([]openFile, error) {
 	if objs.Files == nil { // hookFiles is missing, as Limitations says
 		return nil, nil
 	}
@@ -304,10 +289,10 @@ func walkFiles(objs *bpfObjects, mode bpfPassMode) ([]openFile, error) {
 		return nil, fmt.Errorf("look at open files: %w", err)
 	}
 	defer file.Close()
-	return readNamespaceFiles(bufio.NewReader(iteration{file}))
+	return readOpenFiles(bufio.NewReader(iteration{file}), holders)
 }
 
-func readNamespaceFiles(r io.Reader) ([]openFile, error) {
+func readOpenFiles(r io.Reader, holders *holderList) ([]openFile, error) {
 	var files []openFile
 	for {
 		var file openFile
@@ -317,6 +302,10 @@ func readNamespaceFiles(r io.Reader) ([]openFile, error) {
 		}
 		if err != nil {
 			return nil, fmt.Errorf("look at open files: %w", err)
+		}
+		if file.Sk != 0 {
+			holders.add(&file)
+			continue
 		}
 		files = append(files, file)
 	}
@@ -389,13 +378,13 @@ func (p *Probe) refreshOnce() ([]openFile, error) {
 	if err := errors.Join(p.objs.Pass.Set(pass+1), p.objs.Strangers.Set(uint32(0))); err != nil {
 		return nil, err
 	}
-	files, err := walkFiles(&p.objs, bpfPassModePASS_MARK)
+	files, err := walkFiles(&p.objs, bpfPassModePASS_MARK, nil)
 	if err != nil {
 		return nil, err
 	}
 	if err := p.objs.Strangers.Get(&strangers); err != nil || strangers == 0 {
 		return files, err
 	}
-	_, err = walkFiles(&p.objs, bpfPassModePASS_REPLACE)
+	_, err = walkFiles(&p.objs, bpfPassModePASS_REPLACE, nil)
 	return files, err
 }

@@ -162,6 +162,10 @@ type record struct {
 	Acked         *bool        `json:"acked"`
 	Cgroup        *string      `json:"cgroup"`
 	ContainerID   *string      `json:"container_id"`
+	Unit          *string      `json:"unit"`
+	Cmdline       *string      `json:"cmdline"`
+	Holders       []process    `json:"holders"`
+	HoldersMore   *uint32      `json:"holders_more"`
 	BytesSent     *uint64      `json:"bytes_sent"`
 	BytesReceived *uint64      `json:"bytes_received"`
 	Retransmits   *uint32      `json:"retransmits"`
@@ -171,6 +175,13 @@ type record struct {
 	Drops         *uint32      `json:"drops"`
 	Events        *uint64      `json:"events"`
 	Where         *string      `json:"where"`
+}
+
+// process is one of the holders.
+type process struct {
+	PID  *uint32 `json:"pid"`
+	Comm *string `json:"comm"`
+	FD   *uint32 `json:"fd"`
 }
 
 // What the fields of a fixed set can hold.
@@ -329,13 +340,35 @@ func (f *fields) owner(e *tcp.Event, rec *record) {
 	e.Holder = parseIf(f, "holder", rec.Holder, parseHolder)
 	e.Unaccepted, e.Acked = orElse(rec.Unaccepted, false), orElse(rec.Acked, false)
 	e.UID = orElse(rec.UID, tcp.NoUID)
-	if rec.FD != nil {
-		if *rec.FD > math.MaxInt32 {
-			f.fail("fd is %d, which is out of range", *rec.FD)
-		}
-		e.FD = int32(*rec.FD)
-	}
+	e.FD = f.descriptor(rec.FD)
 	e.Cgroup, e.ContainerID = shared(orElse(rec.Cgroup, "")), shared(orElse(rec.ContainerID, ""))
+	e.Details = f.details(rec)
+}
+
+func (f *fields) descriptor(fd *uint32) int32 {
+	switch {
+	case fd == nil:
+		return tcp.NoFD
+	case *fd > math.MaxInt32:
+		f.fail("fd is %d, which is out of range", *fd)
+	}
+	return int32(*fd)
+}
+
+func (f *fields) details(rec *record) *tcp.Details {
+	if rec.Unit == nil && rec.Cmdline == nil && rec.Holders == nil && rec.HoldersMore == nil {
+		return nil
+	}
+	d := &tcp.Details{Unit: shared(orElse(rec.Unit, "")), Cmdline: shared(orElse(rec.Cmdline, "")), HoldersMore: orElse(rec.HoldersMore, 0)}
+	if len(rec.Holders) == 0 && d.HoldersMore > 0 {
+		f.fail("holders is missing")
+	}
+	for _, p := range rec.Holders {
+		d.Holders = append(d.Holders, tcp.Process{
+			PID: require(f, "pid of holders", p.PID), Comm: shared(require(f, "comm of holders", p.Comm)), FD: f.descriptor(p.FD),
+		})
+	}
+	return d
 }
 
 func (f *fields) measures(e *tcp.Event, rec *record) {

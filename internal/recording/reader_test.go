@@ -9,6 +9,7 @@ import (
 	"go/token"
 	"io"
 	"net/netip"
+	"reflect"
 	"strconv"
 	"strings"
 	"syscall"
@@ -79,6 +80,31 @@ func read(recording string) (events []tcp.Event, err error) {
 			return events, err
 		}
 		events = append(events, e)
+	}
+}
+
+// A row of sockets that several processes hold comes back as it was.
+func TestRecordingDetails(t *testing.T) {
+	row := listening
+	row.Details = &tcp.Details{
+		Unit: "nginx.service", Cmdline: "nginx: \x1b[2J", HoldersMore: 3,
+		Holders: []tcp.Process{{PID: 812, Comm: "nginx", FD: 6}, {PID: 813, Comm: "a\nb", FD: tcp.NoFD}},
+	}
+	text := lines(t, row)
+	events, err := read(text)
+	if err != nil || len(events) != 1 || !reflect.DeepEqual(events[0].Details, row.Details) {
+		t.Errorf("got %+v and %v", events, err)
+	}
+	for _, test := range [][3]string{
+		{`"fd":6`, `"fd":-6`, "cannot be number -6"},
+		{`"fd":6`, `"fd":4294967295`, "fd is 4294967295, which is out of range"},
+		{`"pid":812,`, ``, "pid of holders is missing"},
+		{`"comm":"nginx",`, ``, "comm of holders is missing"},
+		{`"holders":[`, `"held_by":[`, "holders is missing"},
+	} {
+		if _, err := read(strings.Replace(text, test[0], test[1], 1)); err == nil || !strings.Contains(err.Error(), test[2]) {
+			t.Errorf("%s: got %v, want %s", test[1], err, test[2])
+		}
 	}
 }
 

@@ -80,15 +80,17 @@ func (by By) name(k key) string {
 	return k.text
 }
 
-// groups counts connections by group.
-type groups struct {
+// groups keeps counts for each group.
+type groups[C any] struct {
 	by    By
-	known map[key]*Counts
-	other *Counts // nil: there is none
+	known map[key]*C
+	other *C // nil: there is none
 }
 
+func newGroups[C any](by By) groups[C] { return groups[C]{by: by, known: make(map[key]*C)} }
+
 // of returns the group of an event, and whether that is known.
-func (g *groups) of(e *tcp.Event) (counts *Counts, known bool) {
+func (g *groups[C]) of(e *tcp.Event) (counts *C, known bool) {
 	k := g.by.keyOf(e)
 	if counts = g.known[k]; counts == nil {
 		counts = g.add(k)
@@ -96,20 +98,20 @@ func (g *groups) of(e *tcp.Event) (counts *Counts, known bool) {
 	return counts, k != key{}
 }
 
-func (g *groups) add(k key) *Counts {
+func (g *groups[C]) add(k key) *C {
 	if len(g.known) == MaxGroups {
 		if g.other == nil {
-			g.other = new(Counts)
+			g.other = new(C)
 		}
 		return g.other
 	}
 	k.text = strings.Clone(k.text) // it may be part of a longer one
-	g.known[k] = new(Counts)
+	g.known[k] = new(C)
 	return g.known[k]
 }
 
-// report returns the groups that have or had connections.
-func (g *groups) report() (all []Group) {
+// reportGroups returns the groups that have or had connections.
+func reportGroups(g *groups[Counts]) (all []Group) {
 	for k, counts := range g.known {
 		if *counts == (Counts{}) { // its connections turned out to be another one's
 			continue

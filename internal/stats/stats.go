@@ -38,7 +38,7 @@ type Tally struct {
 	states                  [tcp.NewSynRecv + 1]node
 	edges                   [tcp.NewSynRecv + 1][tcp.NewSynRecv + 1]edge
 	total                   Counts
-	groups                  groups
+	groups                  groups[Counts]
 	lives                   *tcp.Tracker[life]
 }
 
@@ -67,7 +67,7 @@ var _ pipeline.Consumer = (*Tally)(nil)
 
 // NewTally returns a Tally, which begins with its first event or tick.
 func NewTally(cfg Config) *Tally {
-	t := &Tally{cfg: cfg, offset: cfg.Offset, groups: groups{by: cfg.By, known: make(map[key]*Counts)}}
+	t := &Tally{cfg: cfg, offset: cfg.Offset, groups: newGroups[Counts](cfg.By)}
 	t.lives = tcp.NewTracker(cfg.Max, t.gone)
 	return t
 }
@@ -237,7 +237,7 @@ func (t *Tally) Report(now uint64) *Report {
 	r := &Report{
 		Time: int64(now) + t.offset, BootNS: now, Watched: now - min(t.first, now),
 		Transitions: t.transitions, Lost: t.lost, Forgotten: t.lives.Forgotten(), Unended: t.over - t.lives.Forgotten(),
-		Edges: t.reportEdges(), Total: t.total, By: t.cfg.By, Groups: t.groups.report(),
+		Edges: t.reportEdges(), Total: t.total, By: t.cfg.By, Groups: reportGroups(&t.groups),
 	}
 	for _, s := range diagram {
 		n := &t.states[s]

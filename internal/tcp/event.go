@@ -138,6 +138,32 @@ const (
 	NoFD  = int32(-1)
 )
 
+// Details are what only a table of sockets shows.
+type Details struct {
+	Unit    string // of systemd, see the function Unit
+	Cmdline string // of the owner, its arguments parted by spaces, raw
+
+	// Holders are the processes that hold the socket, the owner among them, by PID: a server and
+	// its workers, a parent and its child. nil: the owner alone, or nobody looked.
+	Holders     []Process
+	HoldersMore uint32 // others, for which there was no room
+}
+
+// Process is one that holds a socket.
+type Process struct {
+	PID  uint32
+	Comm string // raw
+	FD   int32  // one of its descriptors of the socket; NoFD: unknown
+}
+
+// Others is how many processes hold the socket beside the owner.
+func (e *Event) Others() uint64 {
+	if e.Details == nil || e.Details.Holders == nil {
+		return 0
+	}
+	return uint64(len(e.Details.Holders)-1) + uint64(e.Details.HoldersMore)
+}
+
 // Event is one thing that happened to one socket, or, as Socket, one socket as
 // it is. It is a plain value that can be reused and copied; its strings are
 // shared, never built per event.
@@ -160,6 +186,10 @@ type Event struct {
 	Remote   netip.AddrPort
 	Old, New State // Socket: Old is 0
 
+	HasCounters bool // BytesSent, BytesReceived, Retransmits and SRTT apply
+	HasQueues   bool // RxQueue and TxQueue apply
+	HasDrops    bool // Drops applies
+
 	Duration     uint64 // ns in Old; Socket: ns in New so far
 	DurationKind DurationKind
 	Reason       Reason
@@ -176,20 +206,18 @@ type Event struct {
 	Cgroup      string // cgroup v2 path, raw; filled in by enrich
 	ContainerID string // filled in by enrich
 
-	Stack uint32 // names the code that opened the socket, see probe.Stack; 0: not kept
-
-	HasCounters   bool // the next four apply
 	BytesSent     uint64
 	BytesReceived uint64
 	Retransmits   uint32
 	SRTT          uint32 // smoothed round trip time, µs
 
-	HasQueues bool   // the next two apply
-	RxQueue   uint32 // unread bytes; a listener's accept queue, also where the socket is half-open
-	TxQueue   uint32 // unacknowledged bytes; a listener's backlog limit, likewise
+	RxQueue uint32 // unread bytes; a listener's accept queue, also where the socket is half-open
+	TxQueue uint32 // unacknowledged bytes; a listener's backlog limit, likewise
+	Drops   uint32 // connections that a listener had to drop so far (sk_drops)
 
-	HasDrops bool   // the next one applies
-	Drops    uint32 // connections that a listener had to drop so far (sk_drops)
+	Stack uint32 // names the code that opened the socket, see probe.Stack; 0: not kept
+
+	Details *Details // nil: none
 
 	Lost  uint64 // Lost: how many events since the last one; Unseen: how many packets, likewise
 	Where string // Lost: where they were dropped; Unseen: WhereCookie and the like

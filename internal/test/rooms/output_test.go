@@ -14,8 +14,9 @@ import (
 // unescaped are the functions of cmd/tcptrace that may take the file behind stdout: to hand
 // it to writers of events, which escape what they write, or to the screen; or to watch it.
 var unescaped = []string{
-	"traceCmd.Run", "connectionsCmd.Run", "tracingFlags.show", "socketsCmd.Run", "leaksCmd.runConfig",
-	"statsCmd.Run", "statsCmd.count", "statsShow.print", "openScreen", "timelineCmd.pair",
+	"traceCmd.Run", "connectionsCmd.Run", "tracingFlags.show", "socketsCmd.Run", "socketsCmd.once",
+	"socketsCmd.watch", "leaksCmd.runConfig", "statsCmd.Run", "statsCmd.count", "statsShow.print",
+	"openScreen", "timelineCmd.pair",
 }
 
 // Text from outside gets out through a terminal.Writer, and so a terminal acts on none of
