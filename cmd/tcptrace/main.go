@@ -6,6 +6,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -180,13 +181,14 @@ func instead(err error) string {
 func execute(e *env, args []string) (command string, err error) {
 	const program = "tcptrace"
 	done := false // by --help or --version
-	parser, err := newParser(e, func(int) { done = true })
+	printed := &failure{Writer: e.stdout}
+	parser, err := newParser(e, func(int) { done = true }, kong.Writers(printed, e.stderr))
 	if err != nil {
 		return program, err
 	}
 	parsed, err := parser.Parse(args)
-	if done {
-		return program, nil
+	if done || printed.err != nil {
+		return program, printed.err
 	}
 	var bad *kong.ParseError
 	if errors.As(err, &bad) {
@@ -195,6 +197,19 @@ func execute(e *env, args []string) (command string, err error) {
 		return program, err
 	}
 	return called(parsed), parsed.Run(e)
+}
+
+// failure keeps the first error of a writer: the parser drops that of --version, and takes
+// that of --help for a mistake of the user.
+type failure struct {
+	io.Writer
+	err error
+}
+
+func (f *failure) Write(p []byte) (n int, err error) {
+	n, err = f.Writer.Write(p)
+	f.err = cmp.Or(f.err, err)
+	return n, err
 }
 
 // called is how the selected command is called.
@@ -206,10 +221,10 @@ func called(c *kong.Context) string {
 }
 
 // newParser never fails but for a mistake in the tags of cli.
-func newParser(e *env, exit func(int)) (*kong.Kong, error) {
-	return kong.New(&cli{},
+func newParser(e *env, exit func(int), more ...kong.Option) (*kong.Kong, error) {
+	return kong.New(&cli{}, append([]kong.Option{
 		kong.Name("tcptrace"),
-		kong.Description("Show every TCP state change of this host, live: how long each state lasted, "+
+		kong.Description("Show every TCP state change of this host, live: how long each state lasted, " +
 			"which process owns the socket, and why the state ended."),
 		kong.Vars{
 			"version":       "tcptrace " + version(),
@@ -222,7 +237,7 @@ func newParser(e *env, exit func(int)) (*kong.Kong, error) {
 		kong.Exit(exit),
 		kong.KindMapper(reflect.String, kong.MapperFunc(rawString)),
 		kong.Help(printHelp),
-	)
+	}, more...)...)
 }
 
 // version is what the Go toolchain recorded: the module's version, or one made
