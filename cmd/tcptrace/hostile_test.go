@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,8 +13,12 @@ import (
 	"time"
 
 	"github.com/tcptrace/tcptrace/internal/terminal"
+	"github.com/tcptrace/tcptrace/internal/test/hostile"
 	"github.com/tcptrace/tcptrace/internal/test/need"
 )
+
+// nobody is another user.
+const nobody = 65534
 
 // hostileText is what a terminal acts on: CSI, OSC, C1 as a byte and in UTF-8, a carriage
 // return, backspace, DEL, the direction of writing, a line separator, no UTF-8; and a line
@@ -139,7 +144,7 @@ func unprivileged(t *testing.T, dir string, args ...string) *exec.Cmd {
 				break
 			}
 		}
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
 	}
 	return cmd
 }
@@ -156,10 +161,12 @@ func TestHostileRecording(t *testing.T) {
 	}
 	bad := strings.NewReplacer(`"billing"`, string(text), `"nginx"`, string(text), `"curl"`, string(text), `"ring buffer"`, string(text),
 		`"/system.slice/nginx.service"`, string(text), `"container_id":"4f`, `"container_id":"\u001b\n4f`).Replace(string(recording))
-	file := filepath.Join(t.TempDir(), "trace.json")
+	dir := hostile.Dir(t)
+	file := filepath.Join(dir, "trace.json")
 	if err := os.WriteFile(file, []byte(bad), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	belongsToNobody(t, dir, file)
 	for _, command := range [][]string{
 		{"--existing", "-x"}, {"--existing", "-x", "-s"}, {"-j"}, {"-o", "trace"},
 		{"leaks", "--once", "-d", "2s"}, {"leaks", "--once", "-d", "2s", "-s"}, {"leaks", "--once", "-d", "2s", "-j"},
@@ -170,7 +177,40 @@ func TestHostileRecording(t *testing.T) {
 		if !strings.Contains(got, `\x1b`) && !strings.Contains(got, `\u001b`) {
 			t.Errorf("%q shows no name: %s", command, got)
 		}
+		if piped := expectHarmless(t, fromNobody(t, file, append(command, "-r", "-"))); piped != strings.ReplaceAll(got, file, "standard input") {
+			t.Errorf("%q of a pipe: %s, want %s", command, piped, got)
+		}
 	}
+}
+
+// belongsToNobody gives files to another user, where the tests are root.
+func belongsToNobody(t *testing.T, files ...string) {
+	t.Helper()
+	for _, file := range files {
+		if err := os.Chown(file, nobody, nobody); os.Geteuid() == 0 && err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// fromNobody is the program, which reads what a process of another user writes.
+func fromNobody(t *testing.T, file string, args []string) *exec.Cmd {
+	t.Helper()
+	writer := exec.Command("cat", file)
+	if os.Geteuid() == 0 {
+		writer.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	}
+	out, err := writer.StdoutPipe()
+	if err == nil {
+		err = writer.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = writer.Wait() })
+	cmd := exec.Command("tcptrace", args...)
+	cmd.Stdin = out.(*os.File)
+	return cmd
 }
 
 // villain leaks a socket under a hostile name.
@@ -182,11 +222,60 @@ func villain() {
 	leakSome()
 }
 
-// TestHostileHost has a process of a hostile name in a cgroup of a hostile path.
+// TestHostileHost has a process of a hostile name in a cgroup of a hostile path, of root and
+// of another user.
 func TestHostileHost(t *testing.T) {
-	n := newLeakNet(t)
-	cgroup := hostileCgroup(t)
-	n.start("bash", "-c", `echo $$ >"$1"/cgroup.procs && exec villain < <(sleep 300)`, "_", cgroup)
+	t.Run("root", func(t *testing.T) {
+		n, cgroup := newLeakNet(t), hostileCgroup(t)
+		n.start("bash", "-c", `echo $$ >"$1"/cgroup.procs && exec villain < <(sleep 300)`, "_", cgroup)
+		n.expectHarmless()
+	})
+	t.Run("nobody", func(t *testing.T) {
+		n, cgroup := newLeakNet(t), hostileCgroup(t)
+		self, err := os.Executable()
+		if err != nil {
+			t.Fatal(err)
+		}
+		program := filepath.Join(hostile.Dir(t), "villain")
+		n.output("cp", self, program)
+		// The cgroup is theirs, as that of a session is; what is in it they make themselves.
+		belongsToNobody(t, cgroup, filepath.Join(cgroup, "cgroup.procs"))
+		inner := filepath.Join(cgroup, "docker-"+strings.Repeat("4f", 32)+".scope")
+		t.Cleanup(func() { removeCgroup(inner) })
+		n.start("bash", "-c", `echo $$ >"$1"/cgroup.procs && exec setpriv --reuid 65534 --regid 65534 --clear-groups bash -c '
+			mkdir "$1" && echo $$ >"$1"/cgroup.procs && exec "$2" < <(sleep 300)' _ "$2" "$3"`, "_", cgroup, inner, program)
+		n.expectHarmless()
+		n.expectClaim(filepath.Base(cgroup)+"/"+filepath.Base(inner), strings.Repeat("4f", 32))
+	})
+}
+
+// expectClaim has the container id shown that another user's cgroup claims, and beside it the
+// whole path, which says whose it is.
+func (n *leakNet) expectClaim(path, id string) {
+	n.t.Helper()
+	claims := 0
+	for line := range strings.Lines(n.output("tcptrace", "sockets", "-j", "--uid", fmt.Sprint(nobody), "--netns", n.namespace())) {
+		var s struct {
+			Cgroup      string
+			ContainerID string `json:"container_id"`
+		}
+		if err := json.Unmarshal([]byte(line), &s); err != nil {
+			n.t.Fatal(err)
+		}
+		if s.Cgroup != "/"+strings.ToValidUTF8(path, "\ufffd") || s.ContainerID != id {
+			n.t.Errorf("the cgroup is %q, the container %q, want %q and %q", s.Cgroup, s.ContainerID, path, id)
+		}
+		claims++
+	}
+	if claims == 0 {
+		n.t.Error("the socket of the other user is not shown")
+	}
+}
+
+// expectHarmless has every live command show the villain.
+func (n *leakNet) expectHarmless() {
+	t := n.t
+	t.Helper()
 	time.Sleep(200 * time.Millisecond) // older than 100 ms
 	for _, args := range [][]string{
 		{"sockets", "-x"}, {"sockets", "-x", "-s"}, {"sockets", "-j"},
@@ -215,7 +304,7 @@ func TestHostileHost(t *testing.T) {
 func hostileCgroup(t *testing.T) string {
 	t.Helper()
 	need.Kernel(t)
-	root := t.TempDir()
+	root := hostile.Dir(t)
 	if err := syscall.Mount("none", root, "cgroup2", 0, ""); err != nil {
 		t.Fatalf("mount cgroup2: %v", err)
 	}
@@ -224,15 +313,20 @@ func hostileCgroup(t *testing.T) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		for range 100 { // its processes end after they were killed
-			if err := os.Remove(dir); err == nil || os.IsNotExist(err) {
-				break
-			}
-			time.Sleep(20 * time.Millisecond)
-		}
+		removeCgroup(dir)
 		if err := syscall.Unmount(root, 0); err != nil {
 			t.Errorf("unmount %s: %v", root, err)
 		}
 	})
 	return dir
+}
+
+// removeCgroup removes it when its processes have ended, which were killed.
+func removeCgroup(dir string) {
+	for range 100 {
+		if err := os.Remove(dir); err == nil || os.IsNotExist(err) {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
 }
