@@ -57,7 +57,8 @@ walk trampolines '-test.skip=^TestWalk$/^seeding$'
 echo "@way auto"
 # All others, but for what needs the programs of util-linux, Go, or the source beside it.
 skip='TestLockdown|TestWalk|TestTimeInTimeNamespace|TestNamespaceHiddenByAnotherUser'
-skip="$skip|TestNamespaceBelowHungFileSystem|TestTablesTakeEdges"
+skip="$skip|TestNamespaceBelowHungFileSystem|TestNamespacesOfOthersHaveALimit|TestManyMounts"
+skip="$skip|TestTablesTakeEdges"
 run internal/probe/probe.test . "-test.skip=^($skip)\$" -test.timeout=6m
 # churn needs a C compiler for this architecture, and the oracle tracefs, which
 # lockdown=confidentiality refuses.
