@@ -187,6 +187,15 @@ func events(seen []Edge) int {
 	return n
 }
 
+// countEdges is how often each edge was seen.
+func countEdges(seen []Edge) map[string]int {
+	count := map[string]int{}
+	for _, e := range seen {
+		count[fmt.Sprintf("%v>%v", e.Old, e.New)]++
+	}
+	return count
+}
+
 // When the reader stalls and the ring is far too small, every event is either written
 // or counted as lost, the steps of mini-sockets included.
 func TestOverloadIsCountedExactly(t *testing.T) {
@@ -231,8 +240,8 @@ func overload(t *testing.T, load traffic) (judged bool) {
 	told := countFile(t, file)
 	happened := events(seen)
 	if told.Written+told.Lost != happened {
-		t.Errorf("%d events written + %d counted as lost = %d, but %d happened",
-			told.Written, told.Lost, told.Written+told.Lost, happened)
+		t.Errorf("%d events written + %d counted as lost = %d, but %d happened: %v",
+			told.Written, told.Lost, told.Written+told.Lost, happened, countEdges(seen))
 	}
 	if told.Lost == 0 {
 		t.Error("nothing was lost: this was not an overload")
