@@ -217,7 +217,8 @@ static __always_inline void take_stack(void *ctx, struct sock_info *info)
 	if (id < 0)
 		return;
 	info->stack = id + 1;
-	keep_top(id);
+	if (keep_tops)
+		keep_top(id);
 }
 
 /*

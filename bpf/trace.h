@@ -35,6 +35,7 @@ const volatile u16 filter_rports[MAX_PORTS];
 const volatile bool has_socket_cookie; /* bpf_get_socket_cookie in tracing: 5.12+ */
 
 const volatile bool take_stacks;
+const volatile bool keep_tops; /* of these stacks: see keep_top() */
 
 const volatile u32 hz = 250; /* ticks per second */
 
@@ -200,7 +201,10 @@ struct {
 
 /*
  * What lies on top of these stacks, by their id. Inserted with the stack, deleted
- * with the map; when full, the top of that stack is not kept.
+ * with the map; when full, the top of that stack is not kept. Nor is any where keep_tops is
+ * not set: the library that loads the programs makes bpf_probe_read of bpf_probe_read_user
+ * where lockdown=confidentiality refuses bpf_probe_read_kernel (fixupProbeReadKernel of
+ * cilium/ebpf), and that is refused as well.
  */
 struct stack_top {
 	u64 words[16];

@@ -286,6 +286,7 @@ const (
 	bpfVarFilterRports      = "filter_rports"
 	bpfVarHasSocketCookie   = "has_socket_cookie"
 	bpfVarHz                = "hz"
+	bpfVarKeepTops          = "keep_tops"
 	bpfVarLastNetns         = "last_netns"
 	bpfVarLastWakeup        = "last_wakeup"
 	bpfVarListHolders       = "list_holders"
@@ -393,6 +394,7 @@ type bpfVariableSpecs struct {
 	FilterRports      *ebpf.VariableSpec `ebpf:"filter_rports"`
 	HasSocketCookie   *ebpf.VariableSpec `ebpf:"has_socket_cookie"`
 	Hz                *ebpf.VariableSpec `ebpf:"hz"`
+	KeepTops          *ebpf.VariableSpec `ebpf:"keep_tops"`
 	LastNetns         *ebpf.VariableSpec `ebpf:"last_netns"`
 	LastWakeup        *ebpf.VariableSpec `ebpf:"last_wakeup"`
 	ListHolders       *ebpf.VariableSpec `ebpf:"list_holders"`
@@ -470,6 +472,7 @@ type bpfVariables struct {
 	FilterRports      *ebpf.Variable `ebpf:"filter_rports"`
 	HasSocketCookie   *ebpf.Variable `ebpf:"has_socket_cookie"`
 	Hz                *ebpf.Variable `ebpf:"hz"`
+	KeepTops          *ebpf.Variable `ebpf:"keep_tops"`
 	LastNetns         *ebpf.Variable `ebpf:"last_netns"`
 	LastWakeup        *ebpf.Variable `ebpf:"last_wakeup"`
 	ListHolders       *ebpf.Variable `ebpf:"list_holders"`

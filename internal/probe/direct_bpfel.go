@@ -47,6 +47,7 @@ const (
 	directVarFilterRports      = "filter_rports"
 	directVarHasSocketCookie   = "has_socket_cookie"
 	directVarHz                = "hz"
+	directVarKeepTops          = "keep_tops"
 	directVarLastNetns         = "last_netns"
 	directVarLastWakeup        = "last_wakeup"
 	directVarListHolders       = "list_holders"
@@ -154,6 +155,7 @@ type directVariableSpecs struct {
 	FilterRports      *ebpf.VariableSpec `ebpf:"filter_rports"`
 	HasSocketCookie   *ebpf.VariableSpec `ebpf:"has_socket_cookie"`
 	Hz                *ebpf.VariableSpec `ebpf:"hz"`
+	KeepTops          *ebpf.VariableSpec `ebpf:"keep_tops"`
 	LastNetns         *ebpf.VariableSpec `ebpf:"last_netns"`
 	LastWakeup        *ebpf.VariableSpec `ebpf:"last_wakeup"`
 	ListHolders       *ebpf.VariableSpec `ebpf:"list_holders"`
@@ -231,6 +233,7 @@ type directVariables struct {
 	FilterRports      *ebpf.Variable `ebpf:"filter_rports"`
 	HasSocketCookie   *ebpf.Variable `ebpf:"has_socket_cookie"`
 	Hz                *ebpf.Variable `ebpf:"hz"`
+	KeepTops          *ebpf.Variable `ebpf:"keep_tops"`
 	LastNetns         *ebpf.Variable `ebpf:"last_netns"`
 	LastWakeup        *ebpf.Variable `ebpf:"last_wakeup"`
 	ListHolders       *ebpf.Variable `ebpf:"list_holders"`

@@ -31,6 +31,7 @@ const (
 	directTrampolineVarFilterRports      = "filter_rports"
 	directTrampolineVarHasSocketCookie   = "has_socket_cookie"
 	directTrampolineVarHz                = "hz"
+	directTrampolineVarKeepTops          = "keep_tops"
 	directTrampolineVarLastWakeup        = "last_wakeup"
 	directTrampolineVarLost              = "lost"
 	directTrampolineVarMissed            = "missed"
@@ -112,6 +113,7 @@ type directTrampolineVariableSpecs struct {
 	FilterRports      *ebpf.VariableSpec `ebpf:"filter_rports"`
 	HasSocketCookie   *ebpf.VariableSpec `ebpf:"has_socket_cookie"`
 	Hz                *ebpf.VariableSpec `ebpf:"hz"`
+	KeepTops          *ebpf.VariableSpec `ebpf:"keep_tops"`
 	LastWakeup        *ebpf.VariableSpec `ebpf:"last_wakeup"`
 	Lost              *ebpf.VariableSpec `ebpf:"lost"`
 	Missed            *ebpf.VariableSpec `ebpf:"missed"`
@@ -175,6 +177,7 @@ type directTrampolineVariables struct {
 	FilterRports      *ebpf.Variable `ebpf:"filter_rports"`
 	HasSocketCookie   *ebpf.Variable `ebpf:"has_socket_cookie"`
 	Hz                *ebpf.Variable `ebpf:"hz"`
+	KeepTops          *ebpf.Variable `ebpf:"keep_tops"`
 	LastWakeup        *ebpf.Variable `ebpf:"last_wakeup"`
 	Lost              *ebpf.Variable `ebpf:"lost"`
 	Missed            *ebpf.Variable `ebpf:"missed"`

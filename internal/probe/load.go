@@ -395,6 +395,7 @@ func configure(spec *ebpf.CollectionSpec, cfg Config) error {
 	}
 	errs := []error{
 		spec.Variables[bpfVarTakeStacks].Set(cfg.Stacks),
+		spec.Variables[bpfVarKeepTops].Set(cfg.Stacks && !lockedDown()),
 		spec.Variables[bpfVarFilterFamily].Set(cfg.Family),
 		spec.Variables[bpfVarFilterNetns].Set(cfg.NetNS),
 	}

@@ -260,7 +260,7 @@ func readRows(table *link.Iter, d *decoder, emit func(*tcp.Event) error) error {
 }
 
 // StackTop gives the first words of that user stack, for what a walk along frame
-// pointers misses; nil where the kernel cannot tell (before 5.15).
+// pointers misses; nil where the kernel cannot tell (before 5.15, and with lockdown=confidentiality).
 func (p *Probe) StackTop(id uint32) []uint64 {
 	var top bpfStackTop
 	if id == 0 || p.objs.StackTops.Lookup(id-1, &top) != nil {

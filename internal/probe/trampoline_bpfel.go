@@ -31,6 +31,7 @@ const (
 	trampolineVarFilterRports      = "filter_rports"
 	trampolineVarHasSocketCookie   = "has_socket_cookie"
 	trampolineVarHz                = "hz"
+	trampolineVarKeepTops          = "keep_tops"
 	trampolineVarLastWakeup        = "last_wakeup"
 	trampolineVarLost              = "lost"
 	trampolineVarMissed            = "missed"
@@ -112,6 +113,7 @@ type trampolineVariableSpecs struct {
 	FilterRports      *ebpf.VariableSpec `ebpf:"filter_rports"`
 	HasSocketCookie   *ebpf.VariableSpec `ebpf:"has_socket_cookie"`
 	Hz                *ebpf.VariableSpec `ebpf:"hz"`
+	KeepTops          *ebpf.VariableSpec `ebpf:"keep_tops"`
 	LastWakeup        *ebpf.VariableSpec `ebpf:"last_wakeup"`
 	Lost              *ebpf.VariableSpec `ebpf:"lost"`
 	Missed            *ebpf.VariableSpec `ebpf:"missed"`
@@ -175,6 +177,7 @@ type trampolineVariables struct {
 	FilterRports      *ebpf.Variable `ebpf:"filter_rports"`
 	HasSocketCookie   *ebpf.Variable `ebpf:"has_socket_cookie"`
 	Hz                *ebpf.Variable `ebpf:"hz"`
+	KeepTops          *ebpf.Variable `ebpf:"keep_tops"`
 	LastWakeup        *ebpf.Variable `ebpf:"last_wakeup"`
 	Lost              *ebpf.Variable `ebpf:"lost"`
 	Missed            *ebpf.Variable `ebpf:"missed"`
