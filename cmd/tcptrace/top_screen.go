@@ -1,0 +1,141 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"regexp"
+	"runtime"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	tea "charm.land/bubbletea/v2"
+	"github.com/charmbracelet/colorprofile"
+	"golang.org/x/sys/unix"
+
+	"github.com/tcptrace/tcptrace/internal/pipeline"
+	"github.com/tcptrace/tcptrace/internal/terminal"
+	"github.com/tcptrace/tcptrace/internal/top"
+)
+
+// topScreen runs the view on a terminal, in goroutines of its own.
+type topScreen struct {
+	program *tea.Program
+	model   *top.Model
+	file    *os.File
+	modes   func() error  // gives the terminal its modes back
+	done    chan struct{} // closed: the program has ended
+	err     error         // of the program, once it is done
+	panic   any           // likewise
+	once    sync.Once
+	closed  error // what close returns
+}
+
+// openTopScreen takes over the terminal. When the user has enough, quit is called.
+func openTopScreen(e *env, desk *top.Desk, o top.Options, quit func()) *topScreen {
+	s := &topScreen{file: e.stdout.File(), modes: terminal.Modes(e.stdin), done: make(chan struct{})}
+	o.Suspend = s.suspend
+	s.model = top.NewModel(o)
+	profile := colorprofile.ASCII
+	if o.Styled {
+		profile = colorprofile.ANSI
+	}
+	options := []tea.ProgramOption{
+		tea.WithOutput(s.file), tea.WithColorProfile(profile), tea.WithEnvironment([]string{"TERM=" + prepareEnvironment()}),
+		tea.WithoutSignalHandler(), tea.WithoutCatchPanics(), // these are the business of package pipeline
+		tea.WithInput(nil),
+	}
+	if terminal.IsTerminal(e.stdin) {
+		options[len(options)-1] = tea.WithInput(e.stdin)
+	}
+	s.program = tea.NewProgram(s.model, options...)
+	go s.run(quit)
+	go s.forward(desk)
+	return s
+}
+
+// prepareEnvironment returns the type of the terminal. What the library reads or writes because
+// of a variable it would with rights that the user may lack: files of terminfo, a log.
+func prepareEnvironment() (term string) {
+	for _, name := range []string{"TEA_TRACE", "TEA_DEBUG", "UV_DEBUG", "TERMINFO", "TERMINFO_DIRS", "HOME"} {
+		_ = os.Unsetenv(name) // fails for no name that is one
+	}
+	if term = os.Getenv("TERM"); !regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9+-]*$`).MatchString(term) {
+		return "xterm"
+	}
+	return term
+}
+
+// run shows the view until it has an end.
+func (s *topScreen) run(quit func()) {
+	defer quit()
+	defer close(s.done)
+	defer func() {
+		if p := recover(); p != nil {
+			s.panic = fmt.Sprintf("%v\n\n%s", p, debug.Stack())
+			s.program.Kill()
+		}
+	}()
+	_, s.err = s.program.Run()
+}
+
+// forward shows what is found, as soon as there is time for it.
+func (s *topScreen) forward(desk *top.Desk) {
+	const pause = 50 * time.Millisecond // a screen need not be faster
+	for {
+		select {
+		case <-s.done:
+			return
+		case <-desk.Ready():
+			if found := desk.Take(); found != nil {
+				s.program.Send(found)
+			}
+			time.Sleep(pause)
+		}
+	}
+}
+
+// suspend stops this process, as Ctrl-Z does, until it is to go on. It is a signal to the
+// thread, so that it has come when the call returns. Where nobody could have the process go
+// on, the kernel ignores it.
+func (s *topScreen) suspend() {
+	if s.program.ReleaseTerminal() != nil {
+		return
+	}
+	runtime.LockOSThread()
+	_ = unix.Tgkill(os.Getpid(), unix.Gettid(), unix.SIGTSTP) // then the view is drawn anew
+	runtime.UnlockOSThread()
+	_ = s.program.RestoreTerminal() // what fails then fails for the view as well
+}
+
+// close gives the terminal back, and returns what was shown. It can be called again. Where
+// the terminal takes nothing any more, as one that was stopped does, it still restores the
+// modes, and returns pipeline.ErrBlocked.
+func (s *topScreen) close() (*top.Model, error) {
+	s.once.Do(func() {
+		go s.program.Quit() // hangs while the view does
+		s.closed = s.await()
+	})
+	if s.panic != nil {
+		panic(s.panic)
+	}
+	return s.model, s.closed
+}
+
+// slowest is how long a view may take to end that has not been blocked.
+const slowest = 2 * time.Second
+
+// await waits for the end of the view.
+func (s *topScreen) await() error {
+	for began := time.Now(); ; {
+		select {
+		case <-s.done:
+			return s.err
+		case <-time.After(sayLimit):
+			if time.Since(began) > slowest || !terminal.Writable(s.file) {
+				_ = s.modes() // there is nobody to tell
+				return pipeline.ErrBlocked
+			}
+		}
+	}
+}
