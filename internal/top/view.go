@@ -267,7 +267,7 @@ func (m *Model) window(rows, selected, room int) (first, last int) {
 // rest says how many rows are not shown, and why.
 func (m *Model) rest(all, passed, last int, noun string) (lines []string) {
 	if all == 0 {
-		return []string{fmt.Sprintf("no %s yet", noun)}
+		return []string{"no " + noun + "s"}
 	}
 	var parts []string
 	if last < passed {
