@@ -48,8 +48,12 @@ func (c *topCmd) Run(e *env) error {
 	if c.Interval != nil {
 		r.interval = time.Duration(*c.Interval)
 	}
+	interval := r.interval
+	if hasScreen(e.stdout.File()) {
+		interval = min(interval, top.Wake)
+	}
 	return c.run(e, &c.followFlags, view{
-		interval: min(r.interval, top.Wake),
+		interval: interval,
 		tracked:  true,
 		open:     r.open,
 		paced:    r.paced,

@@ -31,6 +31,8 @@ type Player struct {
 	end     error // what the source ended with; nil: it has not
 	now     uint64
 	started bool
+	pace    float64   // the speed since then
+	stands  bool      // it is paused since then
 	atBoot  uint64    // this time of the recording
 	atClock time.Time // was then
 }
@@ -122,16 +124,21 @@ func (p *Player) hold() error {
 	return os.ErrDeadlineExceeded
 }
 
-// await waits for a time of the recording; os.ErrDeadlineExceeded says that it has not come.
+// await waits for a time of the recording; os.ErrDeadlineExceeded says that it has not come,
+// and that Now has gone on: a tick may be due although nothing happens.
 func (p *Player) await(due uint64) error {
 	if !p.started {
-		p.started, p.now = true, due
-		p.restart()
+		p.started, p.now, p.atBoot, p.atClock = true, due, due, time.Now()
 	}
 	for {
 		p.mu.Lock()
 		speed, paused := Speeds[p.speed], p.paused
 		p.mu.Unlock()
+		p.catchUp(due)
+		if speed != p.pace || paused != p.stands {
+			p.pace, p.stands = speed, paused
+			p.atBoot, p.atClock = p.now, time.Now()
+		}
 		var timer <-chan time.Time
 		if !paused {
 			left := time.Duration(0)
@@ -141,7 +148,7 @@ func (p *Player) await(due uint64) error {
 			if left <= 0 {
 				return p.stoppedNow()
 			}
-			timer = time.After(left)
+			timer = time.After(min(left, Wake))
 		}
 		select {
 		case <-p.stopped:
@@ -149,14 +156,20 @@ func (p *Player) await(due uint64) error {
 		case <-p.asked:
 			return os.ErrDeadlineExceeded
 		case <-timer:
+			if p.catchUp(due); p.now < due {
+				return os.ErrDeadlineExceeded
+			}
 		case <-p.changed:
-			p.restart()
 		}
 	}
 }
 
-// restart counts the time from here on: at another speed.
-func (p *Player) restart() { p.atBoot, p.atClock = p.now, time.Now() }
+// catchUp has Now be what the clock says, at the pace so far.
+func (p *Player) catchUp(due uint64) {
+	if p.pace > 0 && !p.stands {
+		p.now = max(p.now, min(due, p.atBoot+uint64(float64(time.Since(p.atClock))*p.pace)))
+	}
+}
 
 func (p *Player) stoppedNow() error {
 	select {

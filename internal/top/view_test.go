@@ -81,7 +81,7 @@ func TestHostileNames(t *testing.T) {
 		check := func(what string) {
 			t.Helper()
 			for _, text := range []string{r.m.Screen(), r.m.Report()} {
-				if strings.ContainsAny(text, "\x1b\a\u202e\x9b") {
+				if strings.ContainsAny(text, "\x1b\a\u202e") || !utf8.ValidString(text) {
 					t.Errorf("%s: %q", what, text)
 				}
 			}
