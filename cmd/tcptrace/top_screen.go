@@ -43,6 +43,7 @@ func openTopScreen(e *env, desk *top.Desk, o top.Options, quit func()) *topScree
 	options := []tea.ProgramOption{
 		tea.WithOutput(s.file), tea.WithColorProfile(profile), tea.WithEnvironment([]string{"TERM=" + prepareEnvironment()}),
 		tea.WithoutSignalHandler(), tea.WithoutCatchPanics(), // these are the business of package pipeline
+		tea.WithFPS(20), // there is less to see
 		tea.WithInput(nil),
 	}
 	if terminal.IsTerminal(e.stdin) {
@@ -60,7 +61,7 @@ func prepareEnvironment() (term string) {
 	for _, name := range []string{"TEA_TRACE", "TEA_DEBUG", "UV_DEBUG", "TERMINFO", "TERMINFO_DIRS", "HOME"} {
 		_ = os.Unsetenv(name) // fails for no name that is one
 	}
-	if term = os.Getenv("TERM"); !regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9+-]*$`).MatchString(term) {
+	if term = os.Getenv("TERM"); !regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9+._-]*$`).MatchString(term) {
 		return "xterm"
 	}
 	return term
@@ -130,7 +131,10 @@ func (s *topScreen) await() error {
 	for began := time.Now(); ; {
 		select {
 		case <-s.done:
-			return s.err
+			if s.err != nil {
+				return fmt.Errorf("show the screen: %w", s.err)
+			}
+			return nil
 		case <-time.After(sayLimit):
 			if time.Since(began) > slowest || !terminal.Writable(s.file) {
 				_ = s.modes() // there is nobody to tell

@@ -202,3 +202,32 @@ func TestTopWithoutKeys(t *testing.T) {
 	term.until(leave)
 	term.ends(0)
 }
+
+// Confined as it is, the live view can do all that its keys ask for.
+func TestTopLive(t *testing.T) {
+	need.Kernel(t)
+	cmd := exec.Command("bash", "-c", `set -m; tcptrace top --netns /proc/self/ns/net; echo "stopped $?"; fg >/dev/null; echo "ended $?"; printf '<end>'`)
+	cmd.Env = append(os.Environ(), "TERM=xterm", "LC_ALL=C.UTF-8")
+	term := newSizedPTY(t, 80, 24, cmd)
+	term.until("TCP by comm")
+	term.until("open") // it has looked
+	term.press("g")
+	term.until("host")
+	term.press("\r")
+	term.until("Sockets of host")
+	term.press("l")
+	term.until("CLOSE_WAIT and CLOSE for 10s or longer")
+	term.press("\x1a")
+	term.until("stopped 148")
+	term.until("CLOSE_WAIT and CLOSE for 10s or longer")
+	term.press("d")
+	term.until("State diagram")
+	term.resize(100, 50)
+	term.until("LAST_ACK")
+	term.press("q")
+	left := term.left()
+	term.ends(0)
+	if !strings.Contains(left, "LAST_ACK") || !strings.Contains(left, " events, 0 lost, ") || !strings.Contains(left, "ended 0") {
+		t.Errorf("it leaves %q", left)
+	}
+}

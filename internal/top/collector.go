@@ -56,8 +56,7 @@ type Collector struct {
 	begun       bool
 	first       uint64
 	next        uint64   // when the next Snapshot is due
-	last        uint64   // when rates were computed before
-	span        uint64   // ns that they were measured over
+	last        uint64   // when rates were computed
 	answered    *Request // by the last Snapshot
 	transitions uint64
 	lost        uint64
@@ -87,7 +86,7 @@ func (c *Collector) over(s *timeline.Story) error {
 
 func (c *Collector) begin(now uint64) {
 	if !c.begun {
-		c.begun, c.first = true, now
+		c.begun, c.first, c.last, c.counts.sampled = true, now, now, now
 	}
 }
 
@@ -145,17 +144,13 @@ func (c *Collector) Tick(now uint64) error {
 
 func (c *Collector) sample(now uint64) {
 	c.counts.sample(now)
-	c.span = 0
-	if c.last != 0 {
-		c.span = now - min(c.last, now)
-	}
 	c.last = now
 }
 
 // Close makes the last Snapshot.
 func (c *Collector) Close(now uint64) error {
 	c.begin(now)
-	if now > c.last || c.last == 0 {
+	if now > c.last {
 		c.sample(now)
 	}
 	c.leaksNext = 0
@@ -189,7 +184,7 @@ func (c *Collector) snapshot(now uint64) *Snapshot {
 	c.answered = c.cfg.Desk.request.Load()
 	r := *c.answered
 	s := &Snapshot{
-		Request: r, Time: int64(now) + c.offset, Watched: now - min(c.first, now), Sampled: c.span,
+		Request: r, Time: int64(now) + c.offset, Watched: now - min(c.first, now),
 		Transitions: c.transitions, Lost: c.lost, Forgotten: c.Forgotten(), Unlisted: c.stories.Forgotten(),
 		All: c.counts.all.row(now),
 	}

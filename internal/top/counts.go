@@ -87,7 +87,7 @@ func (c *counts) event(e *tcp.Event) {
 	}
 	c.age(l, e, step.From)
 	if e.Kind == tcp.Transition {
-		c.transition(l, e)
+		c.transition(l, e, step.From)
 	}
 	c.retransmits(l, e, step.Began)
 }
@@ -162,12 +162,14 @@ func (c *counts) age(l *tcp.Life[life], e *tcp.Event, from tcp.State) {
 	}
 }
 
-// transition counts what a change of state means to a connection.
-func (c *counts) transition(l *tcp.Life[life], e *tcp.Event) {
-	opens, ends := e.Opens(), e.Finishes()
-	outcome := tcp.Outcome("")
-	if ends {
+// transition counts what a change of state means to a connection. The end of a TIME_WAIT that was
+// not seen to begin proves that it was closed.
+func (c *counts) transition(l *tcp.Life[life], e *tcp.Event, from tcp.State) {
+	opens, outcome := e.Opens(), tcp.Outcome("")
+	if e.Finishes() {
 		outcome = e.Outcome()
+	} else if e.Old == tcp.TimeWait && isOpen(from) {
+		outcome = tcp.Closed
 	}
 	c.all.transition(e, opens, outcome)
 	for _, g := range l.Value.groups {
@@ -176,6 +178,11 @@ func (c *counts) transition(l *tcp.Life[life], e *tcp.Event) {
 		}
 	}
 	l.Value.opened = l.Value.opened || opens
+}
+
+// isOpen reports whether a socket in this state is a connection that is not over.
+func isOpen(s tcp.State) bool {
+	return s != 0 && s != tcp.Close && s != tcp.Listen && s != tcp.TimeWait
 }
 
 func (g *group) transition(e *tcp.Event, opens bool, outcome tcp.Outcome) {
@@ -225,10 +232,7 @@ const idleLimit = uint64(time.Minute)
 // sample computes the rates since the last sample, and the ages of CLOSE_WAIT.
 func (c *counts) sample(now uint64) {
 	elapsed := now - min(c.sampled, now)
-	if c.sampled == 0 {
-		elapsed = 0
-	}
-	c.sampled = now
+	c.sampled = max(c.sampled, now)
 	for i := range c.by {
 		for _, g := range c.by[i].All() {
 			g.Counts.since = 0

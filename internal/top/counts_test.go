@@ -54,6 +54,7 @@ func TestRates(t *testing.T) {
 		comm  string
 		want  [5]float64
 	}{
+		{2 * time.Second, "nginx", [5]float64{1, 0, 0, 0, 0}},
 		{3 * time.Second, "nginx", [5]float64{0, 1, 0, 0, 0}}, // at 2.5 s
 		{4 * time.Second, "nginx", [5]float64{1, 1, 0, 0, 2}}, // the handshake at 3.0001 s
 		{5 * time.Second, "nginx", [5]float64{}},
@@ -105,7 +106,7 @@ func TestGroupsAddUp(t *testing.T) {
 	c := newCounts(50, true)
 	all := capture.Events(t, capture.Mixed)
 	states := tcp.States()
-	for range 20000 {
+	for i := range 20000 {
 		e := all[random.IntN(len(all))]
 		if !e.Kind.OfSocket() {
 			continue
@@ -117,9 +118,34 @@ func TestGroupsAddUp(t *testing.T) {
 		}
 		e.Remote = netip.AddrPortFrom(e.Remote.Addr(), uint16(random.IntN(3000)))
 		c.event(&e)
-		addUp(t, c)
+		if i%20 == 0 {
+			addUp(t, c)
+		}
 	}
+	addUp(t, c)
 	c.sample(capture.BootNS + 100e9)
+}
+
+// All together they are what stats counts, also where events were lost.
+func TestTotalsAreThoseOfStats(t *testing.T) {
+	random := rand.New(rand.NewPCG(3, 4))
+	c, tally := newCounts(50, true), stats.NewTally(stats.Config{By: stats.ByHost, Max: 50})
+	all := capture.Events(t, capture.Mixed)
+	for range 20000 {
+		e := all[random.IntN(len(all))]
+		if !e.Kind.OfSocket() {
+			continue
+		}
+		e.Cookie = uint64(random.IntN(80))
+		c.event(&e)
+		if err := tally.Event(&e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, got := tally.Report(capture.BootNS).Total, c.all.total
+	if got.opened != want.Opened || got.closed != want.Closed || got.reset != want.Reset || got.failed != want.Failed+want.Broken {
+		t.Errorf("counted are %+v, stats has %+v", got, want)
+	}
 }
 
 func addUp(t *testing.T, c *counts) {

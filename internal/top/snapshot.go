@@ -81,7 +81,6 @@ type Snapshot struct {
 	Request Request
 	Time    int64  // wall clock, ns since the Unix epoch
 	Watched uint64 // ns since the first event
-	Sampled uint64 // ns that the rates were measured over; 0: they do not apply
 
 	Transitions, Lost uint64
 	Forgotten         uint64 // sockets that had to make room for others
