@@ -117,8 +117,12 @@ func (s *topScreen) close() (*top.Model, error) {
 		go s.program.Quit() // hangs while the view does
 		s.closed = s.await()
 	})
-	if s.panic != nil {
-		panic(s.panic)
+	select {
+	case <-s.done:
+		if s.panic != nil {
+			panic(s.panic)
+		}
+	default:
 	}
 	return s.model, s.closed
 }

@@ -52,7 +52,8 @@ type Collector struct {
 	watch       *leak.Watch
 	leaks       string // the last report
 	leaksNext   uint64
-	recent      []*timeline.Story // over, the latest last
+	recent      [maxRecent]*timeline.Story // over, from ended-maxRecent on
+	ended       int                        // how many are over
 	begun       bool
 	first       uint64
 	next        uint64   // when the next Snapshot is due
@@ -76,11 +77,8 @@ func NewCollector(cfg Config) *Collector {
 
 // over keeps the story of a connection that is over.
 func (c *Collector) over(s *timeline.Story) error {
-	if len(c.recent) == maxRecent {
-		copy(c.recent, c.recent[1:])
-		c.recent = c.recent[:maxRecent-1]
-	}
-	c.recent = append(c.recent, s)
+	c.recent[c.ended%maxRecent] = s
+	c.ended++
 	return nil
 }
 
@@ -251,8 +249,8 @@ func (c *Collector) sockets(r *Request, now uint64) (rows []SocketRow, more int)
 	slices.SortStableFunc(rows, func(a, b SocketRow) int { return cmp.Compare(b.Age, a.Age) })
 	more = max(0, len(rows)-maxRows)
 	rows = rows[:len(rows)-more]
-	for _, story := range slices.Backward(c.recent) {
-		for _, e := range story.Ends() {
+	for i := c.ended; i > 0 && i+maxRecent > c.ended; i-- { // the latest first
+		for _, e := range c.recent[(i-1)%maxRecent].Ends() {
 			if len(rows) < maxRows && !r.Group.Other && r.By.KeyOf(&e.Event) == r.Group.Key {
 				rows = append(rows, socketRow(e, now))
 			}

@@ -1,6 +1,7 @@
 package top
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -56,6 +57,23 @@ func TestIdleAnswers(t *testing.T) {
 	r.do(r.c.Idle())
 	if s := r.desk.Take(); s != nil {
 		t.Errorf("it was answered again: %+v", s)
+	}
+}
+
+// Of connections that are over the latest are listed, the last one first.
+func TestRecentSocketsAreBounded(t *testing.T) {
+	text := ""
+	for i := range maxRecent + 50 {
+		text += fmt.Sprintf("%dms s%d ESTABLISHED>CLOSE 10.0.0.1:80 10.0.0.2:%d rst_received role=server pid=1/web unknown=\n", i, i, 1000+i)
+	}
+	r := newRig(t, text, Options{})
+	r.play(2 * time.Second)
+	rows, more := r.c.sockets(&Request{Kind: Sockets, By: stats.ByComm, Group: r.rowOf("web").GroupID}, r.now)
+	if len(rows) != maxRecent || more != 0 {
+		t.Fatalf("%d rows and %d more", len(rows), more)
+	}
+	if first, last := rows[0].Remote.Port(), rows[maxRecent-1].Remote.Port(); first != 1000+maxRecent+49 || last != 1050 {
+		t.Errorf("from port %d to %d", first, last)
 	}
 }
 

@@ -244,6 +244,9 @@ func (m *Model) socketLines(s *Snapshot, room int, selects bool) []string {
 	for i := first; i < last; i++ {
 		lines = append(lines, m.line(t.row(m.visible(socketName(rows[i])), rows[i], false), selects && i == at, false))
 	}
+	if s.Request.Group.Other {
+		return append(lines, "these sockets are of many groups, and have no rows")
+	}
 	if s.More > 0 {
 		lines = append(lines, fmt.Sprintf("and %s that are younger; listeners have no row", leak.Counted(s.More, "socket")))
 	}

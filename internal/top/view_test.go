@@ -49,6 +49,11 @@ func TestScreens(t *testing.T) {
 // Whatever the size, what is shown fits.
 func TestScreensFit(t *testing.T) {
 	r := newRig(t, capture.Mixed, Options{Styled: true})
+	for i := range r.events {
+		if e := &r.events[i]; e.Comm == "nginx" {
+			e.Comm = "日本語のサーバー\u0301" // wide characters, and one without a width
+		}
+	}
 	r.play(30 * time.Second)
 	for _, keys := range [][]string{nil, {"enter"}, {"enter"}, {"d"}, {"l"}, {"?"}, {"?", "esc", "esc", "esc", "/", "x"}} {
 		r.press(keys...)
