@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	tea "charm.land/bubbletea/v2"
@@ -20,10 +21,12 @@ import (
 
 // topScreen runs the view on a terminal, in goroutines of its own.
 type topScreen struct {
-	program *tea.Program
 	model   *top.Model
+	options []tea.ProgramOption
+	program atomic.Pointer[tea.Program] // that runs, or the last one
 	file    *os.File
 	modes   func() error  // gives the terminal its modes back
+	closing chan struct{} // closed: it is not to begin any more
 	done    chan struct{} // closed: the program has ended
 	err     error         // of the program, once it is done
 	panic   any           // likewise
@@ -31,27 +34,26 @@ type topScreen struct {
 	closed  error // what close returns
 }
 
-// openTopScreen takes over the terminal. When the user has enough, quit is called.
+// openTopScreen takes over the terminal as soon as there is something to show: what is said before
+// that would be in the way. When the user has enough, quit is called.
 func openTopScreen(e *env, desk *top.Desk, o top.Options, quit func()) *topScreen {
-	s := &topScreen{file: e.stdout.File(), modes: terminal.Modes(e.stdin), done: make(chan struct{})}
-	o.Suspend = s.suspend
+	s := &topScreen{file: e.stdout.File(), modes: terminal.Modes(e.stdin), closing: make(chan struct{}), done: make(chan struct{})}
 	s.model = top.NewModel(o)
 	profile := colorprofile.ASCII
 	if o.Styled {
 		profile = colorprofile.ANSI
 	}
-	options := []tea.ProgramOption{
+	s.options = []tea.ProgramOption{
 		tea.WithOutput(s.file), tea.WithColorProfile(profile), tea.WithEnvironment([]string{"TERM=" + prepareEnvironment()}),
 		tea.WithoutSignalHandler(), tea.WithoutCatchPanics(), // these are the business of package pipeline
 		tea.WithFPS(20), // there is less to see
 		tea.WithInput(nil),
 	}
 	if terminal.IsTerminal(e.stdin) {
-		options[len(options)-1] = tea.WithInput(e.stdin)
+		s.options[len(s.options)-1] = tea.WithInput(e.stdin)
 	}
-	s.program = tea.NewProgram(s.model, options...)
-	go s.run(quit)
-	go s.forward(desk)
+	s.program.Store(tea.NewProgram(s.model, s.options...))
+	go s.begin(desk, quit)
 	return s
 }
 
@@ -67,6 +69,18 @@ func prepareEnvironment() (term string) {
 	return term
 }
 
+// begin waits for something to show.
+func (s *topScreen) begin(desk *top.Desk, quit func()) {
+	select {
+	case <-desk.Ready():
+		s.model.Update(desk.Take())
+		go s.forward(desk)
+		s.run(quit)
+	case <-s.closing:
+		close(s.done)
+	}
+}
+
 // run shows the view until it has an end.
 func (s *topScreen) run(quit func()) {
 	defer quit()
@@ -74,10 +88,22 @@ func (s *topScreen) run(quit func()) {
 	defer func() {
 		if p := recover(); p != nil {
 			s.panic = fmt.Sprintf("%v\n\n%s", p, debug.Stack())
-			s.program.Kill()
+			s.program.Load().Kill()
 		}
 	}()
-	_, s.err = s.program.Run()
+	for {
+		_, s.err = s.program.Load().Run()
+		if s.err != nil || !s.model.Suspended() {
+			return
+		}
+		suspend()
+		s.program.Store(tea.NewProgram(s.model, s.options...))
+		select {
+		case <-s.closing:
+			return
+		default: // close sees the new program
+		}
+	}
 }
 
 // forward shows what is found, as soon as there is time for it.
@@ -89,7 +115,7 @@ func (s *topScreen) forward(desk *top.Desk) {
 			return
 		case <-desk.Ready():
 			if found := desk.Take(); found != nil {
-				s.program.Send(found)
+				s.program.Load().Send(found) // lost if that has ended: the next one asks anew
 			}
 			time.Sleep(pause)
 		}
@@ -98,15 +124,12 @@ func (s *topScreen) forward(desk *top.Desk) {
 
 // suspend stops this process, as Ctrl-Z does, until it is to go on. It is a signal to the
 // thread, so that it has come when the call returns. Where nobody could have the process go
-// on, the kernel ignores it.
-func (s *topScreen) suspend() {
-	if s.program.ReleaseTerminal() != nil {
-		return
-	}
+// on, the kernel ignores it. A view that was only interrupted (tea.Program.ReleaseTerminal) could
+// stand still afterwards: it stops its clock late.
+func suspend() {
 	runtime.LockOSThread()
-	_ = unix.Tgkill(os.Getpid(), unix.Gettid(), unix.SIGTSTP) // then the view is drawn anew
+	_ = unix.Tgkill(os.Getpid(), unix.Gettid(), unix.SIGTSTP) // if it fails the view goes on
 	runtime.UnlockOSThread()
-	_ = s.program.RestoreTerminal() // what fails then fails for the view as well
 }
 
 // close gives the terminal back, and returns what was shown. It can be called again. Where
@@ -114,7 +137,8 @@ func (s *topScreen) suspend() {
 // modes, and returns pipeline.ErrBlocked.
 func (s *topScreen) close() (*top.Model, error) {
 	s.once.Do(func() {
-		go s.program.Quit() // hangs while the view does
+		close(s.closing)
+		go s.program.Load().Quit() // hangs while the view does
 		s.closed = s.await()
 	})
 	select {

@@ -16,12 +16,11 @@ import (
 
 // Options say how a Model looks, and what it may ask for.
 type Options struct {
-	By      stats.By
-	ASCII   bool          // no other characters
-	Styled  bool          // with bold characters and the like
-	Ask     func(Request) // asks for other Snapshots
-	Suspend func()        // stops the program until it is to go on; nil: it cannot be stopped
-	Player  *Player       // plays a recording; nil: the kernel
+	By     stats.By
+	ASCII  bool          // no other characters
+	Styled bool          // with bold characters and the like
+	Ask    func(Request) // asks for other Snapshots
+	Player *Player       // plays a recording; nil: the kernel
 }
 
 // Model is the state of the view. Update and View are pure but for what Options have it ask for.
@@ -35,7 +34,7 @@ type Model struct {
 	typing        bool      // a filter
 	help          bool
 	helpAt        int
-	quit          bool
+	suspended     bool
 	groups        table[Row]
 	sockets       table[SocketRow]
 	pick          *GroupID      // the group that is selected; nil: the first
@@ -65,8 +64,11 @@ func NewModel(o Options) *Model {
 	return m
 }
 
-// Init asks for nothing.
-func (m *Model) Init() tea.Cmd { return nil }
+// Init asks for what is to be shown, also when it goes on after Suspended.
+func (m *Model) Init() tea.Cmd {
+	m.o.Ask(m.here().request)
+	return nil
+}
 
 // here is the place where one is.
 func (m *Model) here() *place { return &m.places[len(m.places)-1] }
@@ -108,16 +110,15 @@ func (m *Model) key(msg tea.KeyPressMsg) tea.Cmd {
 	key := msg.String()
 	switch {
 	case key == "ctrl+c" || key == "ctrl+\\":
-		m.quit = true
 		return tea.Quit
-	case key == "ctrl+z" && m.o.Suspend != nil:
-		return func() tea.Msg { m.o.Suspend(); return nil }
+	case key == "ctrl+z":
+		m.suspended = true
+		return tea.Quit
 	case m.typing:
 		m.typed(key, msg.Text)
 	case m.help:
 		m.helpKey(key)
 	case key == "q":
-		m.quit = true
 		return tea.Quit
 	default:
 		m.command(key)
@@ -394,8 +395,12 @@ func (m *Model) selectedSocket(rows []*SocketRow) int {
 	return max(slices.IndexFunc(rows, func(r *SocketRow) bool { return r.End == m.pickEnd }), 0)
 }
 
-// Quit reports whether a key asked for the end.
-func (m *Model) Quit() bool { return m.quit }
+// Suspended reports whether the view has quit to be stopped, and shown again later. It is said once.
+func (m *Model) Suspended() bool {
+	was := m.suspended
+	m.suspended = false
+	return was
+}
 
 // ago is a time of the source for people.
 func ago(ns uint64) string { return time.Duration(ns).Truncate(time.Second).String() }

@@ -161,9 +161,16 @@ func TestQuit(t *testing.T) {
 }
 
 func TestSuspend(t *testing.T) {
-	suspended := 0
-	r := newRig(t, capture.Mixed, Options{Suspend: func() { suspended++ }})
-	if cmd := r.press("/", "ctrl+z"); cmd == nil || cmd() != nil || suspended != 1 {
-		t.Errorf("it was suspended %d times", suspended)
+	r := newRig(t, capture.Mixed, Options{})
+	r.play(10 * time.Second)
+	cmd := r.press("/", "ctrl+z")
+	if cmd == nil || cmd() != (tea.QuitMsg{}) || !r.m.Suspended() || r.m.Suspended() {
+		t.Error("it does not quit to be stopped")
+	}
+	r.press("d")
+	r.play(20 * time.Second)
+	r.m.Init() // it goes on, with what is there now
+	if r.show(); r.m.shown().Watched != 20e9 || !r.m.typing {
+		t.Errorf("it goes on with %+v", r.m.shown())
 	}
 }
