@@ -54,6 +54,15 @@ Examples:
   tcptrace stats -r trace.json -j | jq '.states[].exact.p99_ms'
 `
 
+const topExamples = `
+Examples:
+  sudo tcptrace top                            what processes do, live
+  sudo tcptrace top --by container -P 443      one service, by container
+  tcptrace top -r trace.json                   play a recording, + is faster
+
+The key ? shows all keys and columns.
+`
+
 const timelineExamples = `
 Examples:
   sudo tcptrace timeline --comm curl           each connection of curl
@@ -95,7 +104,7 @@ func printHelp(_ kong.HelpOptions, ctx *kong.Context) error {
 		writeWrapped(&b, 0, node.Help)
 		examples = map[string]string{
 			"sockets": socketsExamples, "connections": connectionsExamples, "stats": statsExamples,
-			"timeline": timelineExamples, "leaks": leaksExamples,
+			"top": topExamples, "timeline": timelineExamples, "leaks": leaksExamples,
 		}[node.Name]
 	}
 	writeFlags(&b, node)

@@ -91,6 +91,7 @@ type cli struct {
 	Sockets     socketsCmd     `cmd:"" help:"Print a table of all sockets as they are now."`
 	Connections connectionsCmd `cmd:"" help:"Print a line for each connection that ends: times, who closed first, why."`
 	Stats       statsCmd       `cmd:"" help:"Count: time in each state, every edge of the diagram, who opens and resets."`
+	Top         topCmd         `cmd:"" help:"Watch groups of sockets on a screen, sort and filter them, and look into one."`
 	Timeline    timelineCmd    `cmd:"" help:"Tell the story of each connection: both ends, every state, what ended it."`
 	Leaks       leaksCmd       `cmd:"" help:"Find who leaks sockets, why, and where in the code."`
 	Doctor      doctorCmd      `cmd:"" help:"Report what this kernel lets tcptrace see, and what it does not."`

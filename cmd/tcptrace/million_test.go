@@ -70,6 +70,7 @@ func TestMillion(t *testing.T) {
 		{"connections -j", maxFollowed, `"type":"connection"`, `tcptrace: (\d+) connections not followed`, `are open at a time, to (\d+) MB`},
 		{"stats -j", maxFollowed, "", `"forgotten":(\d+)`, `sockets that exist at a time, to\n(\d+) MB`},
 		{"stats --diagram", maxFollowed, "", `(\d+) sockets not followed`, `sockets that exist at a time, to\n(\d+) MB`},
+		{"top", maxFollowed, "", `(\d+) sockets not followed`, `a time: that takes up to (\d+) MB`},
 		{"timeline -j", maxStories, `"type":"timeline"`, `tcptrace: (\d+) ends of connections not followed`, `and all of them (\d+) MB`},
 		{"-o trace", maxFollowed, `"name":"SYN_SENT"`, `tcptrace: (\d+) connections not drawn`, `how many these are; that takes (\d+) MB`},
 	} {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"os"
-	"strings"
 	"sync"
 	"time"
 
@@ -78,7 +77,7 @@ func (s *liveScreen) draw() error {
 		return s.screen.DrawStyled(s.text)
 	}
 	width, _ := s.screen.Size()
-	return s.screen.Draw(wrapped(s.text, width))
+	return s.screen.Draw(output.Wrap(s.text, width))
 }
 
 // close gives the terminal back, unless a write to it hangs. It can be called again.
@@ -95,26 +94,4 @@ func (s *liveScreen) restore() {
 	defer s.mu.Unlock()
 	s.closed = true
 	s.screen.Close()
-}
-
-// wrapped breaks the lines that are sentences at the width: the title, and what is
-// indented. Those of the table are left alone.
-func wrapped(text string, width int) string {
-	var b strings.Builder
-	for line := range strings.Lines(text) {
-		indent, isSentence := "", b.Len() == 0
-		if strings.HasPrefix(line, output.Indent) {
-			indent, isSentence = output.Indent, true
-		}
-		for isSentence && len(line) > width+1 {
-			at := strings.LastIndexByte(line[:width+1], ' ')
-			if at <= len(indent) {
-				break
-			}
-			b.WriteString(line[:at] + "\n")
-			line = indent + line[at+1:]
-		}
-		b.WriteString(line)
-	}
-	return b.String()
 }

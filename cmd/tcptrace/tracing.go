@@ -27,10 +27,13 @@ type view struct {
 	// open returns the consumer for a source; offset is that of the wall clock to
 	// CLOCK_BOOTTIME in ns, 0 of a recording, in which every event tells it.
 	open       func(source pipeline.Source, offset int64) (pipeline.Consumer, error)
-	interval   time.Duration   // from tick to tick; 0: it needs none
-	kernelAddr bool            // the addresses of sockets are asked for
-	ended      func()          // called when the source has ended, before anything is said; nil: nothing to do
-	missing    func() []string // what the view itself does not show; nil: nothing
+	interval   time.Duration // from tick to tick; 0: it needs none
+	kernelAddr bool          // the addresses of sockets are asked for
+	tracked    bool          // pipeline.Source.Existing is asked
+	// paced returns what stands between a source and the view, once it is open; nil: nothing.
+	paced   func(pipeline.Source) pipeline.Source
+	ended   func()          // called when the source has ended, before anything is said; nil: nothing to do
+	missing func() []string // what the view itself does not show; nil: nothing
 }
 
 // selectInterval is how soon a socket is shown that stays in a state for long enough.
@@ -74,6 +77,7 @@ func (f *tracingFlags) live(e *env, config probe.Config, sockets selection, v vi
 	if f.MaxSockets != nil {
 		config.MaxSockets = uint32(*f.MaxSockets)
 	}
+	config.Tracked = v.tracked
 	config.Hooks, config.BTF, config.Without = f.Hooks, f.BTF, f.Without
 	source, err := e.openKernel(config, f.recordFlags)
 	if err != nil {
@@ -108,6 +112,9 @@ func (f *tracingFlags) show(e *env, source pipeline.Source, config pipeline.Conf
 	}
 	if v.ended != nil {
 		defer v.ended() // also on a panic
+	}
+	if v.paced != nil {
+		source = v.paced(source)
 	}
 	config.Selector, config.Duration, config.Output = sockets.Selector, time.Duration(f.Duration), e.stdout.File()
 	config.Interval = v.interval

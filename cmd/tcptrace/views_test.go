@@ -11,8 +11,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tcptrace/tcptrace/internal/connection"
+	"github.com/tcptrace/tcptrace/internal/leak"
 	"github.com/tcptrace/tcptrace/internal/output"
 	"github.com/tcptrace/tcptrace/internal/pipeline"
 	"github.com/tcptrace/tcptrace/internal/recording"
@@ -21,6 +23,7 @@ import (
 	"github.com/tcptrace/tcptrace/internal/test/capture"
 	"github.com/tcptrace/tcptrace/internal/test/need"
 	"github.com/tcptrace/tcptrace/internal/timeline"
+	"github.com/tcptrace/tcptrace/internal/top"
 )
 
 // recordings are those of this package's tests.
@@ -314,6 +317,14 @@ func crowdViews() map[string]func() pipeline.Consumer {
 		},
 		"stats": func() pipeline.Consumer {
 			return stats.NewTally(stats.Config{By: stats.ByComm, Max: maxFollowed, Show: output.NewStatsJSON(io.Discard).Write})
+		},
+		"top": func() pipeline.Consumer {
+			nothing := func([]tcp.State, func(*tcp.Event) error) error { return nil }
+			return top.NewCollector(top.Config{
+				Desk: top.NewDesk(top.Request{}), Interval: time.Second, Max: maxFollowed, MaxEnds: maxTopEnds, Now: func() uint64 { return 0 },
+				Leaks: leak.Config{Rule: leak.Rule{States: []tcp.State{tcp.CloseWait}}, Existing: nothing},
+				Last:  func(*top.Snapshot) error { return nil },
+			})
 		},
 		"-j":       func() pipeline.Consumer { return &stream{writer: output.NewJSON(io.Discard)} },
 		"-o trace": func() pipeline.Consumer { return &stream{writer: output.NewTrace(io.Discard)} },

@@ -36,7 +36,7 @@ type Group struct {
 	AtLeast bool   // Oldest is a lower bound: the socket is older than the trace
 	Median  uint64 // ns, see maxAges
 
-	Growth      float64 // sockets per minute of late, see history; may be negative
+	Growth      float64 // sockets per minute of late, see History; may be negative
 	GrowthKnown bool    // watched for MinWatch at least
 	Watched     uint64  // ns since the group was first seen
 	Stayed      int     // of the sockets that it had when the judgement began, those still there
@@ -100,7 +100,7 @@ type watch struct {
 	doubtful  bool // whether those that left were closed is not known
 	reset     int  // since first
 	resetBase int  // of these, how many were there at base
-	history   history
+	history   History
 }
 
 // describe keeps of what the group says what holds for this row too.
@@ -277,7 +277,7 @@ func (g *Group) finish(now uint64, closeVisible bool) {
 		g.Stayed = g.Count
 	}
 	g.Watched, g.Reset = now-w.first, w.reset
-	g.Growth, g.GrowthKnown = w.history.growth(now, g.Watched, g.Count)
+	g.Growth, g.GrowthKnown = w.history.Growth(now, g.Watched, g.Count)
 	if g.growthEnded(now) {
 		g.Growth = 0
 	}

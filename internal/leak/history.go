@@ -11,8 +11,8 @@ const (
 // twelve at most in a window that grows by a third of the time.
 const historySize = 16
 
-// history holds how many sockets a group had, from before the window on.
-type history struct {
+// History holds how many sockets a group had, from before the window on.
+type History struct {
 	points [historySize]struct {
 		at    uint64
 		count int
@@ -20,9 +20,9 @@ type history struct {
 	n int
 }
 
-// growth takes the count of a refresh, and returns how many sockets came per minute
+// Growth takes the count of a refresh, and returns how many sockets came per minute
 // within the window; false: not watched for long enough.
-func (h *history) growth(now, watched uint64, count int) (perMinute float64, known bool) {
+func (h *History) Growth(now, watched uint64, count int) (perMinute float64, known bool) {
 	window := min(max(MinWatch, watched/3), maxWindow)
 	for h.n > 1 && now-h.points[1].at >= window || h.n == historySize {
 		copy(h.points[:], h.points[1:h.n])

@@ -21,6 +21,8 @@ import (
 type ReportOptions struct {
 	Time bool // the time of day, HH:MM:SS
 	Top  int  // so many groups, the worst; columns only, the others have all
+	// Verdicts puts the verdict of a group first, for a screen of 80 columns; columns only.
+	Verdicts bool
 }
 
 // groupRow is a group of a report, destinationRow one of TIME_WAIT.
@@ -37,8 +39,9 @@ type (
 
 // The layouts, by name. What has no bound, as fds, comes last.
 const (
-	groupLayout = "pid comm state remote lport sockets oldest median growth_per_min open/max verdict fds"
-	groupFields = "boot_ns state pid comm uid cgroup container_id role holder netns lport raddr rport sockets " +
+	groupLayout   = "pid comm state remote lport sockets oldest median growth_per_min open/max verdict fds"
+	verdictLayout = "verdict pid comm state sockets oldest growth_per_min remote lport fds"
+	groupFields   = "boot_ns state pid comm uid cgroup container_id role holder netns lport raddr rport sockets " +
 		"oldest_s oldest_at_least median_s watched_s growth_per_min fds open_files max_files limit_reached_s " +
 		"unread_bytes eof_read eof_unread data_unread sending unaccepted acked reset verdict cause diagnosis stacks"
 	destinationLayout = "laddr lport remote sockets of_range new_per_s expired reused overflow other"
@@ -225,7 +228,11 @@ type ReportColumns struct {
 
 // NewReportColumns returns a writer of text to w.
 func NewReportColumns(w io.Writer, o ReportOptions) *ReportColumns {
-	c := &ReportColumns{w: w, o: o, groups: groups().choose(strings.Fields(groupLayout)), destinations: destinations().choose(strings.Fields(destinationLayout))}
+	layout := groupLayout
+	if o.Verdicts {
+		layout = verdictLayout
+	}
+	c := &ReportColumns{w: w, o: o, groups: groups().choose(strings.Fields(layout)), destinations: destinations().choose(strings.Fields(destinationLayout))}
 	c.groups.fit(false)
 	c.destinations.fit(false)
 	return c

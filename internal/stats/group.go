@@ -2,6 +2,8 @@ package stats
 
 import (
 	"cmp"
+	"iter"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -29,15 +31,18 @@ const (
 // Bys lists them, the default first.
 var Bys = []By{ByComm, ByHost, ByPID, ByUnit, ByContainer, ByRemote, ByLocalPort, ByNetNS, ByCgroup}
 
-// key names a group. The zero key is that of what is not known.
-type key struct {
+// Key names a group. The zero Key is that of what is not known.
+type Key struct {
 	text   string
 	remote netip.AddrPort
 	number uint32
 }
 
-// keyOf returns the group of an event. It allocates nothing.
-func (by By) keyOf(e *tcp.Event) (k key) {
+// Text is what the Key has of text: of ByPID the name of the process. It is raw.
+func (k Key) Text() string { return k.text }
+
+// KeyOf returns the group of an event. It allocates nothing.
+func (by By) KeyOf(e *tcp.Event) (k Key) {
 	switch by {
 	case ByHost:
 		k.text = string(ByHost)
@@ -65,10 +70,10 @@ func (by By) keyOf(e *tcp.Event) (k key) {
 	return k
 }
 
-// name is what the group is called.
-func (by By) name(k key) string {
+// Name is what the group is called.
+func (by By) Name(k Key) string {
 	switch {
-	case k == key{}:
+	case k == Key{}:
 		return ""
 	case by == ByRemote && k.remote.Port() == 0:
 		return k.remote.Addr().String()
@@ -80,25 +85,26 @@ func (by By) name(k key) string {
 	return k.text
 }
 
-// groups keeps counts for each group.
-type groups[C any] struct {
+// Groups keeps counts for each group, MaxGroups of them and one for all others.
+type Groups[C any] struct {
 	by    By
-	known map[key]*C
+	known map[Key]*C
 	other *C // nil: there is none
 }
 
-func newGroups[C any](by By) groups[C] { return groups[C]{by: by, known: make(map[key]*C)} }
+// NewGroups returns none yet.
+func NewGroups[C any](by By) Groups[C] { return Groups[C]{by: by, known: make(map[Key]*C)} }
 
-// of returns the group of an event, and whether that is known.
-func (g *groups[C]) of(e *tcp.Event) (counts *C, known bool) {
-	k := g.by.keyOf(e)
+// Of returns the group of an event, and whether that is known.
+func (g *Groups[C]) Of(e *tcp.Event) (counts *C, known bool) {
+	k := g.by.KeyOf(e)
 	if counts = g.known[k]; counts == nil {
 		counts = g.add(k)
 	}
-	return counts, k != key{}
+	return counts, k != Key{}
 }
 
-func (g *groups[C]) add(k key) *C {
+func (g *Groups[C]) add(k Key) *C {
 	if len(g.known) == MaxGroups {
 		if g.other == nil {
 			g.other = new(C)
@@ -110,13 +116,39 @@ func (g *groups[C]) add(k key) *C {
 	return g.known[k]
 }
 
+// All yields every group, that of all others last.
+func (g *Groups[C]) All() iter.Seq2[Key, GroupCounts[C]] {
+	return func(yield func(Key, GroupCounts[C]) bool) {
+		for k, counts := range g.known {
+			if !yield(k, GroupCounts[C]{counts, false}) {
+				return
+			}
+		}
+		if g.other != nil {
+			yield(Key{}, GroupCounts[C]{g.other, true})
+		}
+	}
+}
+
+// GroupCounts are those of one group; Other: of all that found no room.
+type GroupCounts[C any] struct {
+	Counts *C
+	Other  bool
+}
+
+// Drop forgets the groups of which drop says so, to make room. Nobody may count in one of them
+// any more.
+func (g *Groups[C]) Drop(drop func(*C) bool) {
+	maps.DeleteFunc(g.known, func(_ Key, counts *C) bool { return drop(counts) })
+}
+
 // reportGroups returns the groups that have or had connections.
-func reportGroups(g *groups[Counts]) (all []Group) {
+func reportGroups(g *Groups[Counts]) (all []Group) {
 	for k, counts := range g.known {
 		if *counts == (Counts{}) { // its connections turned out to be another one's
 			continue
 		}
-		group := Group{Name: g.by.name(k), Counts: *counts}
+		group := Group{Name: g.by.Name(k), Counts: *counts}
 		if g.by == ByPID {
 			group.Comm = k.text
 		}

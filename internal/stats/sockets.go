@@ -41,14 +41,14 @@ type SocketReport struct {
 // SocketTally counts the sockets of one look by group. It keeps MaxGroups groups and
 // maxListeners listeners, whatever comes.
 type SocketTally struct {
-	by     groups[SocketCounts]
+	by     Groups[SocketCounts]
 	total  SocketCounts
 	listen Listeners
 }
 
 // NewSocketTally returns an empty one.
 func NewSocketTally(by By) *SocketTally {
-	return &SocketTally{by: newGroups[SocketCounts](by), listen: NewListeners()}
+	return &SocketTally{by: NewGroups[SocketCounts](by), listen: NewListeners()}
 }
 
 // Listeners are those that the tally goes by.
@@ -58,7 +58,7 @@ func (t *SocketTally) Listeners() Listeners { return t.listen }
 func (t *SocketTally) Add(e *tcp.Event) {
 	row := *e
 	t.listen.complete(&row)
-	counts, _ := t.by.of(&row)
+	counts, _ := t.by.Of(&row)
 	counts.add(row.New)
 	t.total.add(row.New)
 }
@@ -67,7 +67,7 @@ func (t *SocketTally) Add(e *tcp.Event) {
 func (t *SocketTally) Report(wall int64, boot uint64) *SocketReport {
 	r := &SocketReport{Time: wall, BootNS: boot, By: t.by.by, Total: t.total}
 	for k, counts := range t.by.known {
-		group := SocketGroup{Name: t.by.by.name(k), SocketCounts: *counts}
+		group := SocketGroup{Name: t.by.by.Name(k), SocketCounts: *counts}
 		if t.by.by == ByPID {
 			group.Comm = k.text
 		}

@@ -38,7 +38,7 @@ type Tally struct {
 	states                  [tcp.NewSynRecv + 1]node
 	edges                   [tcp.NewSynRecv + 1][tcp.NewSynRecv + 1]edge
 	total                   Counts
-	groups                  groups[Counts]
+	groups                  Groups[Counts]
 	lives                   *tcp.Tracker[life]
 }
 
@@ -67,7 +67,7 @@ var _ pipeline.Consumer = (*Tally)(nil)
 
 // NewTally returns a Tally, which begins with its first event or tick.
 func NewTally(cfg Config) *Tally {
-	t := &Tally{cfg: cfg, offset: cfg.Offset, groups: newGroups[Counts](cfg.By)}
+	t := &Tally{cfg: cfg, offset: cfg.Offset, groups: NewGroups[Counts](cfg.By)}
 	t.lives = tcp.NewTracker(cfg.Max, t.gone)
 	return t
 }
@@ -158,7 +158,7 @@ func (t *Tally) connection(e *tcp.Event, l *tcp.Life[life]) {
 	if e.New == tcp.Listen || e.Old == tcp.Listen && e.New != tcp.SynRecv || e.Old == tcp.Close && e.New == tcp.Close {
 		return
 	}
-	g, known := t.groups.of(e)
+	g, known := t.groups.Of(e)
 	if v.group == nil || known {
 		t.move(v, g)
 	}

@@ -219,3 +219,20 @@ func (s *Screen) restore(before error) error {
 	}
 	return err
 }
+
+// Modes returns what gives the terminal f the modes back that it has now. Of what is not a
+// terminal it does nothing.
+func Modes(f *os.File) (restore func() error) {
+	saved, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	if err != nil {
+		return func() error { return nil }
+	}
+	return func() error { return unix.IoctlSetTermios(int(f.Fd()), unix.TCSETS, saved) }
+}
+
+// Writable reports whether a write to f would not hang.
+func Writable(f *os.File) bool {
+	fds := []unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLOUT}}
+	_, err := unix.Poll(fds, 0)
+	return err == nil && fds[0].Revents != 0
+}

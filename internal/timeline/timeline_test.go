@@ -366,3 +366,54 @@ func TestPairsThatStayApart(t *testing.T) {
 		})
 	}
 }
+
+// A story can be looked at while it goes on, which changes nothing.
+func TestPeek(t *testing.T) {
+	events := capture.Events(t, `
+		1s     c CLOSE>SYN_SENT          10.0.0.1:4000 10.0.0.2:80   connect role=client
+		1.1s   s LISTEN>SYN_RECV         10.0.0.2:80   10.0.0.1:4000 syn_received role=server
+		1.2s   c SYN_SENT>ESTABLISHED    10.0.0.1:4000 10.0.0.2:80   handshake_done role=client
+		1.3s   s SYN_RECV>ESTABLISHED    10.0.0.2:80   10.0.0.1:4000 handshake_done role=server
+		2s     c ESTABLISHED>CLOSE       10.0.0.1:4000 10.0.0.2:80   rst_received role=client
+		3s     s ESTABLISHED>CLOSE       10.0.0.2:80   10.0.0.1:4000 rst_received role=server
+	`)
+	var told, peeked []string
+	c := NewCollector(Config{Max: 10, Flush: func() error { return nil }, Show: func(s *Story) error {
+		told = append(told, brief(s))
+		return nil
+	}})
+	var client *End
+	var first *Story
+	for i := range events {
+		if err := c.Event(&events[i]); err != nil {
+			t.Fatal(err)
+		}
+		for e := range c.Ends() {
+			if client == nil {
+				client = e
+			}
+		}
+		s := c.Peek(client, events[i].BootNS)
+		if first == nil {
+			first = s
+		}
+		peeked = append(peeked, brief(s))
+	}
+	want := []string{
+		"4000>80 SYN_SENT... | -",
+		"4000>80 SYN_SENT... | 80>4000 SYN_RECV...",
+		"4000>80 SYN_SENT ESTABLISHED... | 80>4000 SYN_RECV...",
+		"4000>80 SYN_SENT ESTABLISHED... | 80>4000 SYN_RECV ESTABLISHED...",
+		"4000>80 SYN_SENT ESTABLISHED | 80>4000 SYN_RECV ESTABLISHED...",
+		"4000>80 SYN_SENT ESTABLISHED | 80>4000 SYN_RECV ESTABLISHED",
+	}
+	if !slices.Equal(peeked, want) {
+		t.Errorf("it is\n%s\nwant\n%s", strings.Join(peeked, "\n"), strings.Join(want, "\n"))
+	}
+	if got := brief(first); got != want[0] {
+		t.Errorf("what was seen first has become %s", got)
+	}
+	if !slices.Equal(told, want[5:]) {
+		t.Errorf("told are %q", told)
+	}
+}

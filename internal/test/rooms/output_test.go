@@ -17,6 +17,7 @@ var unescaped = []string{
 	"traceCmd.Run", "connectionsCmd.Run", "tracingFlags.show", "socketsCmd.Run", "socketsCmd.once",
 	"socketsCmd.watch", "leaksCmd.runConfig", "statsCmd.Run", "statsCmd.count", "statsShow.print",
 	"openScreen", "timelineCmd.pair",
+	"topCmd.Run", "topRun.open", "topRun.options", "topRun.print", "openTopScreen",
 }
 
 // Text from outside gets out through a terminal.Writer, and so a terminal acts on none of

@@ -33,7 +33,9 @@ var rooms = map[string][]string{
 	"internal/timeline":   {"internal/tcp", "internal/pipeline", "internal/connection"},
 	"internal/output": {"internal/tcp", "internal/connection", "internal/stats", "internal/timeline", "internal/leak",
 		"internal/symbolize", "internal/terminal"},
-	"cmd/tcptrace": {"internal/tcp", "internal/terminal", "internal/symbolize", "internal/probe",
+	"internal/top": {"internal/tcp", "internal/pipeline", "internal/stats", "internal/timeline", "internal/leak", "internal/output",
+		"internal/terminal"},
+	"cmd/tcptrace": {"internal/top", "internal/tcp", "internal/terminal", "internal/symbolize", "internal/probe",
 		"internal/recording", "internal/enrich", "internal/pipeline", "internal/connection", "internal/stats", "internal/timeline",
 		"internal/leak", "internal/output", "internal/procfs", "internal/where", "internal/confine"},
 }
