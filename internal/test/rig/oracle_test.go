@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"testing"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 
 	"github.com/tcptrace/tcptrace/internal/tcp"
@@ -196,6 +197,23 @@ func countEdges(seen []Edge) map[string]int {
 	return count
 }
 
+// skippedRuns is how often the kernel did not run a BPF program because it ran already on that
+// CPU, by id and name.
+func skippedRuns() map[string]uint64 {
+	skipped := map[string]uint64{}
+	for id, err := ebpf.ProgramGetNextID(0); err == nil; id, err = ebpf.ProgramGetNextID(id) {
+		program, err := ebpf.NewProgramFromID(id)
+		if err != nil {
+			continue // it has gone
+		}
+		if stats, err := program.Stats(); err == nil && stats.RecursionMisses > 0 {
+			skipped[fmt.Sprint(id, " ", program)] = stats.RecursionMisses
+		}
+		program.Close()
+	}
+	return skipped
+}
+
 // When the reader stalls and the ring is far too small, every event is either written
 // or counted as lost, the steps of mini-sockets included.
 func TestOverloadIsCountedExactly(t *testing.T) {
@@ -236,6 +254,8 @@ func overload(t *testing.T, load traffic) (judged bool) {
 		return false
 	}
 	tr.endTimeWaits()
+	skipped := skippedRuns()
+	t.Logf("runs of BPF programs that the kernel skipped: %v", skipped)
 	tr.stop()
 	told := countFile(t, file)
 	happened := events(seen)
