@@ -93,6 +93,7 @@ type cli struct {
 	Stats       statsCmd       `cmd:"" help:"Count: time in each state, every edge of the diagram, who opens and resets."`
 	Timeline    timelineCmd    `cmd:"" help:"Tell the story of each connection: both ends, every state, what ended it."`
 	Leaks       leaksCmd       `cmd:"" help:"Find who leaks sockets, why, and where in the code."`
+	Serve       serveCmd       `cmd:"" help:"Run as a daemon: metrics for Prometheus, JSON and events over HTTP."`
 	Doctor      doctorCmd      `cmd:"" help:"Report what this kernel lets tcptrace see, and what it does not."`
 	Completion  completionCmd  `cmd:"" help:"Print the completion script for a shell."`
 	Man         manCmd         `cmd:"" help:"Print the manual page: tcptrace man | man -l -"`
