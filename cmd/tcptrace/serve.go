@@ -20,7 +20,7 @@ type serveCmd struct {
 	Listen      []string `sep:"none" default:"127.0.0.1:9293" placeholder:"ADDR:PORT" group:"HTTP" help:"Where to listen, also several times; default ${default}."`
 	WebConfig   string   `placeholder:"FILE" group:"HTTP" help:"TLS and basic auth: a web configuration of prometheus/exporter-toolkit."`
 	MaxServices count    `default:"500" placeholder:"COUNT" group:"Metrics" help:"Services with series of their own; the rest is ~other; default ${default}."`
-	Interval    duration `default:"5s" placeholder:"TIME" group:"Metrics" help:"From one look for leaks and used up ports to the next; default ${default}."`
+	Interval    duration `default:"10s" placeholder:"TIME" group:"Metrics" help:"From one look for leaks and used up ports to the next; default ${default}."`
 
 	RingSize   ringSize `default:"8M" placeholder:"SIZE" group:"Limits" help:"Ring buffer between the kernel and tcptrace; default ${default}."`
 	MaxSockets *count   `placeholder:"COUNT" group:"Limits" help:"Sockets tracked at once; default 1048576, before Linux 6.1 an eighth of that."`

@@ -60,7 +60,7 @@ func TestChurn(t *testing.T) {
 	}
 	s := c.snapshot(capture.BootNS + uint64(2*services*time.Millisecond))
 	if got := len(s.services); got > most+2 || got < most {
-		t.Errorf("%d services", got)
+		t.Fatalf("%d services", got)
 	}
 	ch := make(chan prometheus.Metric, worstSeries(most))
 	if series := s.collectServices(ch) + s.collectLeaks(ch); series > worstSeries(most) {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -20,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
 	"github.com/tcptrace/tcptrace/internal/leak"
+	"github.com/tcptrace/tcptrace/internal/pipeline"
 	"github.com/tcptrace/tcptrace/internal/tcp"
 	"github.com/tcptrace/tcptrace/internal/test/capture"
 )
@@ -432,6 +434,52 @@ func TestDeadClients(t *testing.T) {
 	if conn, err := net.Dial("tcp", address); err == nil {
 		conn.Close()
 		t.Error("it still listens")
+	}
+}
+
+// A run that cannot begin ends all that waits for it.
+func TestNoBeginning(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cannot := errors.New("cannot read the sockets")
+	done := make(chan error, 1)
+	go func() {
+		run := pipeline.Config{Existing: func(func(*tcp.Event) error) error { return cannot }}
+		_, err := Run(t.Context(), Config{Listeners: []net.Listener{l}, Notifier: new(Notifier), MaxServices: 1, MaxSockets: 1}, run, newFeed())
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if !errors.Is(err, cannot) {
+			t.Errorf("got %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("it hangs")
+	}
+}
+
+// A client chooses the format.
+func TestFormats(t *testing.T) {
+	r := started(t, nil)
+	for accept, want := range map[string]string{
+		"": "text/plain", "text/html": "text/plain",
+		"application/openmetrics-text;version=1.0.0":                                                 "application/openmetrics-text",
+		"application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited": "application/vnd.google.protobuf",
+	} {
+		response := r.do("/metrics", func(r *http.Request) { r.Header.Set("Accept", accept) })
+		if response == nil {
+			t.Fatalf("%s: no answer", accept)
+		}
+		text, err := io.ReadAll(response.Body)
+		response.Body.Close()
+		if kind := response.Header.Get("Content-Type"); err != nil || !strings.HasPrefix(kind, want) {
+			t.Errorf("%s: %s %v", accept, kind, err)
+		}
+		if want == "application/openmetrics-text" && !strings.HasSuffix(string(text), "# EOF\n") {
+			t.Errorf("%s: it has no end", accept)
+		}
 	}
 }
 
