@@ -273,6 +273,7 @@ func (d *daemon) stream(w http.ResponseWriter, r *http.Request) {
 	for err == nil {
 		select {
 		case b := <-reader.queue:
+			reader.took(b)
 			err = out.batch(b.lines, reader.dropped.Swap(0))
 		case <-idle.C:
 			err = out.comment("nothing new")

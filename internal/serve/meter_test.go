@@ -225,7 +225,8 @@ func BenchmarkEvent(b *testing.B) {
 					b.Fatal(err)
 				}
 				go func() {
-					for range reader.queue {
+					for b := range reader.queue {
+						reader.took(b)
 					}
 				}()
 			}

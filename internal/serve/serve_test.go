@@ -309,22 +309,36 @@ func TestSlowClient(t *testing.T) {
 	slow, _ := c.events.join()
 	quick, _ := c.events.join()
 	e := events(t)[1]
-	const sent = (maxQueue + 5) * batchSize
+	const sent = maxWaiting + 5*batchSize
 	got := uint64(0)
 	for range sent {
 		if err := c.Event(&e); err != nil {
 			t.Fatal(err)
 		}
 		for len(quick.queue) > 0 {
-			got += (<-quick.queue).events
+			b := <-quick.queue
+			quick.took(b)
+			got += b.events
 		}
 	}
 	const dropped = 5 * batchSize
 	if got != sent || quick.dropped.Load() != 0 {
 		t.Errorf("the quick one got %d of %d", got, sent)
 	}
-	if slow.dropped.Load() != dropped || c.hub.dropped.Load() != dropped || len(slow.queue) != maxQueue {
-		t.Errorf("the slow one lost %d, in all %d, %d wait", slow.dropped.Load(), c.hub.dropped.Load(), len(slow.queue))
+	if slow.dropped.Load() != dropped || c.hub.dropped.Load() != dropped || slow.waiting.Load() != maxWaiting {
+		t.Errorf("the slow one lost %d, in all %d, %d wait", slow.dropped.Load(), c.hub.dropped.Load(), slow.waiting.Load())
+	}
+	for len(slow.queue) > 0 { // it wakes up on a quiet host, where each event is a batch
+		slow.took(<-slow.queue)
+	}
+	before := slow.dropped.Load()
+	for range maxWaiting {
+		if err := errors.Join(c.Event(&e), c.Idle()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if slow.dropped.Load() != before || slow.waiting.Load() != maxWaiting || len(slow.queue) != maxWaiting {
+		t.Errorf("of %d single events %d were dropped", maxWaiting, slow.dropped.Load()-before)
 	}
 	var b strings.Builder
 	if err := writeFrames(&b, "x", []byte("{1}\n{2}\n")); err != nil || b.String() != "event: x\ndata: {1}\n\nevent: x\ndata: {2}\n\n" {
@@ -423,7 +437,7 @@ func TestDeadClients(t *testing.T) {
 		return strings.Contains(text, "tcptrace_event_streams ") && !strings.Contains(text, "tcptrace_event_streams_dropped_total 0\n")
 	})
 	before := f.n.Load()
-	eventually(t, func() bool { return f.n.Load() > before+2*maxQueue*batchSize })
+	eventually(t, func() bool { return f.n.Load() > before+2*maxWaiting })
 	if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}

@@ -9,12 +9,12 @@ import (
 	"sync/atomic"
 )
 
-// The bounds of the streams: a client has maxQueue batches waiting for it at most, each of
-// some 30 KB. What passes that is dropped, and counted.
+// The bounds of the streams: a client has maxWaiting events waiting for it at most, of some 450
+// bytes each. What passes that is dropped, and counted. A batch has one event on a quiet host.
 const (
 	maxStreams = 256
-	maxQueue   = 8
-	batchSize  = 64 // events
+	maxWaiting = 512
+	batchSize  = 64
 )
 
 // errTooMany is for whoever comes when there are maxStreams clients.
@@ -28,9 +28,24 @@ type batch struct {
 
 // client is one reader of a topic.
 type client struct {
-	queue   chan batch
+	queue   chan batch    // has room for maxWaiting
+	waiting atomic.Int64  // events in queue
 	dropped atomic.Uint64 // events, since it was last told
 }
+
+// offer gives it a batch, unless too many events wait already.
+func (c *client) offer(b batch) bool {
+	events := int64(b.events)
+	if c.waiting.Add(events) > maxWaiting {
+		c.waiting.Add(-events)
+		return false
+	}
+	c.queue <- b // has room: a batch has one event or more
+	return true
+}
+
+// took is called for each batch that came out of queue.
+func (c *client) took(b batch) { c.waiting.Add(-int64(b.events)) }
 
 // topic is what clients can read. The capture writes; clients come and go meanwhile, and it
 // waits for none of them.
@@ -78,9 +93,7 @@ func (t *topic) send() error {
 		return nil
 	}
 	for _, c := range *readers {
-		select {
-		case c.queue <- b:
-		default:
+		if !c.offer(b) {
 			c.dropped.Add(b.events)
 			t.hub.dropped.Add(b.events)
 		}
@@ -96,7 +109,7 @@ func (t *topic) join() (*client, error) {
 		return nil, errTooMany
 	}
 	t.hub.count.Add(1)
-	c := &client{queue: make(chan batch, maxQueue)}
+	c := &client{queue: make(chan batch, maxWaiting)}
 	t.set(append(slices.Clone(t.list()), c))
 	return c, nil
 }
