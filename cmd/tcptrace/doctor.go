@@ -53,7 +53,7 @@ type finding struct {
 
 // Run prints the diagnosis. If nothing can be traced here, Run returns why.
 func (c *doctorCmd) Run(e *env) error {
-	if _, err := begin(recordFlags{}); err != nil && !inTheWay(err) {
+	if _, err := begin(recordFlags{}, probe.SetupNeeds()); err != nil && !inTheWay(err) {
 		return err
 	}
 	findings, broken := probe.Examine(probe.Config{

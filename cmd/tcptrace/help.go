@@ -85,6 +85,19 @@ Examples:
   sudo tcptrace leaks --state time-wait        who eats the local ports
 `
 
+const serveExamples = `
+Paths: /metrics, /healthz, /readyz, /api/v1/stats, leaks, sockets and
+timeline/COOKIE, /events and /events?type=transition.
+
+Examples:
+  sudo tcptrace serve                          on 127.0.0.1:9293
+  sudo tcptrace serve --listen :9293 --web-config web.yml
+                                               for others, with TLS
+  curl -s localhost:9293/metrics
+  curl -s localhost:9293/api/v1/leaks | jq .diagnosis
+  curl -sN localhost:9293/events               each connection that ends
+`
+
 // printHelp lays out help by hand, because the flags of the command without a name
 // belong on the first page.
 func printHelp(_ kong.HelpOptions, ctx *kong.Context) error {
@@ -104,7 +117,7 @@ func printHelp(_ kong.HelpOptions, ctx *kong.Context) error {
 		writeWrapped(&b, 0, node.Help)
 		examples = map[string]string{
 			"sockets": socketsExamples, "connections": connectionsExamples, "stats": statsExamples,
-			"top": topExamples, "timeline": timelineExamples, "leaks": leaksExamples,
+			"top": topExamples, "timeline": timelineExamples, "leaks": leaksExamples, "serve": serveExamples,
 		}[node.Name]
 	}
 	writeFlags(&b, node)

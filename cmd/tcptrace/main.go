@@ -94,6 +94,7 @@ type cli struct {
 	Top         topCmd         `cmd:"" help:"Watch groups of sockets on a screen, sort and filter them, and look into one."`
 	Timeline    timelineCmd    `cmd:"" help:"Tell the story of each connection: both ends, every state, what ended it."`
 	Leaks       leaksCmd       `cmd:"" help:"Find who leaks sockets, why, and where in the code."`
+	Serve       serveCmd       `cmd:"" help:"Run as a daemon: metrics for Prometheus, JSON and events over HTTP."`
 	Doctor      doctorCmd      `cmd:"" help:"Report what this kernel lets tcptrace see, and what it does not."`
 	Completion  completionCmd  `cmd:"" help:"Print the completion script for a shell."`
 	Man         manCmd         `cmd:"" help:"Print the manual page: tcptrace man | man -l -"`

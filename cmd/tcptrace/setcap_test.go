@@ -115,6 +115,12 @@ func TestSetcapReadsAsUser(t *testing.T) {
 			t.Errorf("%v: status %d, stdout %q, stderr %q", args, status, stdout, stderr)
 		}
 	}
+	// A daemon reads its files again and again, with the rights of the program: it does not begin.
+	for _, file := range []string{secret, public} {
+		if status, _, stderr := m.run("serve", "--listen", "127.0.0.1:0", "--web-config", file); status != exitUsage || !strings.Contains(stderr, "not for a program with capabilities") {
+			t.Errorf("serve --web-config %s: status %d, stderr %q", file, status, stderr)
+		}
+	}
 	// The time zone is a file that the user names, too. To open this one would never end.
 	if status, _, stderr := m.runAs(stranger, []string{"TZ=" + fifo}, "-r", public, "-T"); status != 0 {
 		t.Errorf("a time zone that the user may not read: status %d, %s", status, stderr)

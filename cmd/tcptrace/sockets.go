@@ -87,7 +87,7 @@ func (c *socketsCmd) Run(e *env) error {
 	}
 	show := &socketsShow{cmd: c, env: e, file: e.stdout.File()}
 	rows := &lookConsumer{to: show.look(format), filter: filter}
-	if _, err := begin(recordFlags{}); err != nil {
+	if _, err := begin(recordFlags{}, probe.SetupNeeds()); err != nil {
 		return err
 	}
 	config := c.probeConfig()

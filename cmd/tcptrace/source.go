@@ -25,7 +25,12 @@ type kernel struct {
 // openKernel begins to trace, and says what this kernel and this place do not show. Close
 // it.
 func (e *env) openKernel(config probe.Config, record recordFlags) (kernel, error) {
-	files, err := begin(record)
+	return e.openKernelFor(config, record, probe.SetupNeeds())
+}
+
+// openKernelFor is openKernel for a command that needs this while it begins.
+func (e *env) openKernelFor(config probe.Config, record recordFlags, setup confine.Needs) (kernel, error) {
+	files, err := begin(record, setup)
 	if err != nil {
 		return kernel{}, err
 	}
@@ -44,7 +49,7 @@ func (e *env) openKernel(config probe.Config, record recordFlags) (kernel, error
 // begin gives up what no live command ever needs, before anything of others is looked at and
 // after the files of a recording were made, for which it is too late then. Where nothing can
 // be traced the error comes next, and speaks of a process as it was started.
-func begin(record recordFlags) (*recordFiles, error) {
+func begin(record recordFlags, setup confine.Needs) (*recordFiles, error) {
 	if err := probe.CheckPlace(); err != nil || !probe.HasPrivileges() {
 		return nil, err
 	}
@@ -52,7 +57,7 @@ func begin(record recordFlags) (*recordFiles, error) {
 	if err != nil {
 		return nil, err
 	}
-	return files, confined(files.add(probe.SetupNeeds()))()
+	return files, confined(files.add(setup))()
 }
 
 // sayLimits says what is not seen from where this process runs. It comes after the first

@@ -26,6 +26,7 @@ type Needs struct {
 	SockDiag   bool // sockets of netlink
 	Helper     bool // to kill a child that was started before
 	Truncate   bool // ftruncate(2) of files that are open for writing
+	Accept     bool // accept4(2) on sockets that listen already
 
 	// Setup is for a command that only begins: it loads and attaches programs, makes what it
 	// keeps open, enters namespaces, and calls Process again. No Landlock.

@@ -58,6 +58,7 @@ var profiles = map[string]Needs{
 	"inspects":   {Processes: true, BPF: true, Handles: true, Capabilities: []cap.Value{cap.BPF, cap.SYS_PTRACE, cap.DAC_READ_SEARCH}},
 	"begins":     {Setup: true, Capabilities: []cap.Value{cap.SYS_ADMIN, cap.DAC_READ_SEARCH}},
 	"rotates":    {Truncate: true},
+	"serves":     {Read: []string{"/proc"}, Accept: true},
 	"namespaces": {Namespaces: true, SockDiag: true, Capabilities: []cap.Value{cap.SYS_ADMIN, cap.NET_ADMIN}},
 }
 
@@ -108,6 +109,12 @@ func socket(domain, kind int) error {
 	return err
 }
 
+// acceptNone fails with EINVAL if it may accept: the socket does not listen.
+func acceptNone(fd int) error {
+	_, _, err := unix.Accept4(fd, unix.SOCK_CLOEXEC)
+	return err
+}
+
 func not(is func(Needs) bool) func(Needs) bool { return func(n Needs) bool { return !is(n) } }
 
 var (
@@ -119,6 +126,7 @@ var (
 	entersNetworks = func(n Needs) bool { return n.Namespaces || n.Setup }
 	diagnoses      = func(n Needs) bool { return n.SockDiag || n.Setup }
 	rotates        = func(n Needs) bool { return n.Truncate }
+	serves         = func(n Needs) bool { return n.Accept }
 	anybody        = func(Needs) bool { return true }
 )
 
@@ -191,6 +199,7 @@ var attempts = []attempt{
 	{name: "a local socket", try: func(place) error { return socket(unix.AF_UNIX, unix.SOCK_STREAM) }},
 	{name: "netlink", try: func(place) error { return socket(unix.AF_NETLINK, unix.SOCK_DGRAM) }, allowed: diagnoses},
 	{name: "connect", try: func(p place) error { return unix.Connect(p.tcp, loopback(1)) }},
+	{name: "accept4", try: func(p place) error { return acceptNone(p.tcp) }, allowed: serves},
 	{name: "bind", try: func(p place) error { return unix.Bind(p.tcp, loopback(0)) }},
 	{name: "resolve a name", try: func(place) error { _, err := net.Dial("udp", "127.0.0.1:53"); return err }},
 }
@@ -282,7 +291,7 @@ func confineAndTry(t *testing.T, profile string) (b broken) {
 // beginning is what a live command with these needs keeps until it has begun.
 func beginning(n Needs) Needs {
 	begins := profiles["begins"]
-	begins.Truncate = n.Truncate
+	begins.Truncate, begins.Accept = n.Truncate, n.Accept
 	return begins
 }
 

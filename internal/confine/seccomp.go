@@ -41,7 +41,7 @@ var refused = []uintptr{
 	unix.SYS_REBOOT, unix.SYS_ACCT, unix.SYS_SYSLOG, unix.SYS_SETHOSTNAME, unix.SYS_SETDOMAINNAME, unix.SYS_VHANGUP,
 	unix.SYS_CLOCK_SETTIME, unix.SYS_CLOCK_ADJTIME, unix.SYS_SETTIMEOFDAY, unix.SYS_ADJTIMEX,
 	// The network, also over a socket that was open before.
-	unix.SYS_CONNECT, unix.SYS_BIND, unix.SYS_LISTEN, unix.SYS_ACCEPT, unix.SYS_ACCEPT4,
+	unix.SYS_CONNECT, unix.SYS_BIND, unix.SYS_LISTEN, unix.SYS_ACCEPT,
 	// Other users and more privileges.
 	unix.SYS_SETUID, unix.SYS_SETGID, unix.SYS_SETREUID, unix.SYS_SETREGID, unix.SYS_SETRESUID, unix.SYS_SETRESGID,
 	unix.SYS_SETFSUID, unix.SYS_SETFSGID, unix.SYS_SETGROUPS, unix.SYS_PERSONALITY,
@@ -107,6 +107,9 @@ func always(n Needs) []uintptr {
 	list := slices.Concat(refused, refusedHere)
 	if !n.Truncate { // not even a command that only begins needs it
 		list = append(list, unix.SYS_FTRUNCATE)
+	}
+	if !n.Accept { // likewise
+		list = append(list, unix.SYS_ACCEPT4)
 	}
 	for _, unless := range []struct {
 		needed bool

@@ -45,6 +45,8 @@ type Config struct {
 	// Output is watched: when nobody reads it any more the run ends with EPIPE. nil: not
 	// watched.
 	Output *os.File
+	// IgnoreHangup says that SIGHUP does not end the run: it means something else to the caller.
+	IgnoreHangup bool
 	// Whole makes an interrupted run an error, for an answer that must not be given early.
 	Whole bool
 }
@@ -65,11 +67,11 @@ const never = math.MaxUint64
 
 // Run takes what the source yields to the consumer, until the source ends, the time is
 // up, the consumer has Enough, nobody reads Output (the error is EPIPE) or a signal comes:
-// SIGINT, SIGTERM, SIGHUP or SIGQUIT. A Consumer or Source that hangs when a signal comes
+// SIGINT, SIGTERM, SIGHUP (see IgnoreHangup) or SIGQUIT. A Consumer or Source that hangs when a signal comes
 // is left behind after half a second, with ErrBlocked or ErrUnfinished; the process is to
 // exit then.
 func Run(ctx context.Context, c Config, s Source, to Consumer) (Counts, error) {
-	ctx, restore := signal.NotifyContext(ctx, endings()...)
+	ctx, restore := signal.NotifyContext(ctx, endings(c.IgnoreHangup)...)
 	defer restore()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -102,9 +104,9 @@ func Run(ctx context.Context, c Config, s Source, to Consumer) (Counts, error) {
 
 // endings are the signals that end a run. SIGHUP does not where it is ignored, which is
 // what nohup(1) does; SIGINT always does, although a shell ignores it for background jobs.
-func endings() []os.Signal {
+func endings(ignoreHangup bool) []os.Signal {
 	signals := []os.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGQUIT}
-	if !signal.Ignored(unix.SIGHUP) {
+	if !ignoreHangup && !signal.Ignored(unix.SIGHUP) {
 		signals = append(signals, unix.SIGHUP)
 	}
 	return signals

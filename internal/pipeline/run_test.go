@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"os/signal"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -548,4 +549,25 @@ func pipe(t *testing.T) (r, w *os.File) {
 	r, w = os.NewFile(uintptr(fds[0]), "reader"), os.NewFile(uintptr(fds[1]), "writer")
 	t.Cleanup(func() { r.Close(); w.Close() })
 	return r, w
+}
+
+// Where SIGHUP means something else, another signal still ends the run.
+func TestRunIgnoresHangup(t *testing.T) {
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
+	source, d := at(1*second), new(count)
+	source.waiting = true
+	time.AfterFunc(20*time.Millisecond, func() {
+		raise(t, syscall.SIGHUP)
+		<-hangups
+		time.Sleep(50 * time.Millisecond)
+		if source.stopped.Load() {
+			t.Error("SIGHUP has ended the run")
+		}
+		raise(t, syscall.SIGTERM)
+	})
+	if _, err := Run(t.Context(), Config{IgnoreHangup: true}, source, d); err != nil || !d.closed {
+		t.Errorf("got %v, closed %v", err, d.closed)
+	}
 }

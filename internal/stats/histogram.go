@@ -13,7 +13,9 @@ type Histogram struct {
 	Count    uint64
 	Zero     uint64 // durations of 0
 	Min, Max uint64 // ns; apply if Count is not 0
-	buckets  [buckets]uint64
+	// Sum is that of all, in ns: a busy host would overflow 64 bits of whole ns within the hour.
+	Sum     float64
+	buckets [buckets]uint64
 }
 
 // The buckets. Number i holds the durations above 2^((i-1)/4) s, up to 2^(i/4) s: from
@@ -64,6 +66,7 @@ func (h *Histogram) Add(ns uint64) {
 		h.Min = ns
 	}
 	h.Max = max(h.Max, ns)
+	h.Sum += float64(ns)
 	h.Count++
 	if ns == 0 {
 		h.Zero++

@@ -21,14 +21,15 @@ func TestQuantile(t *testing.T) {
 	} {
 		for _, n := range []int{1, 2, 3, 10, 99, 20_000} {
 			var h Histogram
-			sorted := make([]uint64, n)
+			sorted, sum := make([]uint64, n), 0.0
 			for i := range sorted {
 				sorted[i] = uint64(draw())
 				h.Add(sorted[i])
+				sum += float64(sorted[i])
 			}
 			slices.Sort(sorted)
-			if h.Count != uint64(n) || h.Min != sorted[0] || h.Max != sorted[n-1] {
-				t.Fatalf("%s: %d of %d, from %d to %d", name, h.Count, n, h.Min, h.Max)
+			if h.Count != uint64(n) || h.Min != sorted[0] || h.Max != sorted[n-1] || h.Sum != sum {
+				t.Fatalf("%s: %d of %d, from %d to %d, in all %v, want %v", name, h.Count, n, h.Min, h.Max, h.Sum, sum)
 			}
 			for _, q := range []float64{0, 0.001, 0.5, 0.9, 0.99, 1} {
 				truth := float64(sorted[max(0, int(math.Ceil(q*float64(n)))-1)])

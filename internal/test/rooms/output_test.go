@@ -40,6 +40,9 @@ func TestOutputIsEscaped(t *testing.T) {
 			if way.what == "File" && slices.Contains(unescaped, way.in) {
 				continue
 			}
+			if strings.HasPrefix(way.what, "log") && strings.HasSuffix(file, "internal/serve/log.go") {
+				continue // it makes of what libraries log a line for env.say
+			}
 			t.Errorf("%s: %s in %s: text goes through the writers of env, in main.go", fset.Position(way.at), way.what, way.in)
 		}
 	}

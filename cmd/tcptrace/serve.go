@@ -1,0 +1,180 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tcptrace/tcptrace/internal/confine"
+	"github.com/tcptrace/tcptrace/internal/leak"
+	"github.com/tcptrace/tcptrace/internal/probe"
+	"github.com/tcptrace/tcptrace/internal/serve"
+	"github.com/tcptrace/tcptrace/internal/tcp"
+)
+
+// serveCmd is the daemon.
+type serveCmd struct {
+	Listen      []string `sep:"none" default:"127.0.0.1:9293" placeholder:"ADDR:PORT" group:"HTTP" help:"Where to listen, also several times; default ${default}."`
+	WebConfig   string   `placeholder:"FILE" group:"HTTP" help:"TLS and basic auth: a web configuration of prometheus/exporter-toolkit."`
+	MaxServices count    `default:"500" placeholder:"COUNT" group:"Metrics" help:"Services with series of their own; the rest is ~other; default ${default}."`
+	Interval    duration `default:"10s" placeholder:"TIME" group:"Metrics" help:"From one look for leaks and used up ports to the next; default ${default}."`
+
+	RingSize   ringSize `default:"8M" placeholder:"SIZE" group:"Limits" help:"Ring buffer between the kernel and tcptrace; default ${default}."`
+	MaxSockets *count   `placeholder:"COUNT" group:"Limits" help:"Sockets tracked at once; default 1048576, before Linux 6.1 an eighth of that."`
+
+	hooksFlag   `embed:"" group:"Kernel"`
+	kernelFlags `embed:"" group:"Kernel"`
+}
+
+// Run serves until a signal ends it.
+func (c *serveCmd) Run(e *env) error {
+	folders, err := c.webFolders()
+	if err != nil {
+		return err
+	}
+	listeners, err := c.listeners(e)
+	if err != nil {
+		return err
+	}
+	for _, l := range listeners {
+		defer l.Close() // a second time does no harm
+	}
+	notifier, err := serve.NewNotifier()
+	if err != nil {
+		return err
+	}
+	source, err := e.openKernelFor(c.probeConfig(), recordFlags{}, serving(probe.SetupNeeds()))
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	return c.serve(e, source, folders, serve.Config{Listeners: listeners, Notifier: notifier})
+}
+
+// serving adds what it takes to answer clients.
+func serving(n confine.Needs) confine.Needs {
+	n.Accept = true
+	return n
+}
+
+func (c *serveCmd) probeConfig() probe.Config {
+	config := probe.Config{RingBytes: int(c.RingSize), Tracked: true, Hooks: c.Hooks, BTF: c.BTF, Without: c.Without}
+	if c.MaxSockets != nil {
+		config.MaxSockets = uint32(*c.MaxSockets)
+	}
+	return config
+}
+
+// webFolders returns the folders of the web configuration, which are read as long as the daemon
+// runs, by a thread that has the rights of the program's file.
+func (c *serveCmd) webFolders() ([]string, error) {
+	if c.WebConfig == "" {
+		return nil, nil
+	}
+	if hasRightsOfFile() {
+		return nil, usageError{errors.New("--web-config is not for a program with capabilities of its own (setcap): it would read your files with them; start it as root")}
+	}
+	f, err := confine.Open(c.WebConfig)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the web configuration: %w", err)
+	}
+	defer f.Close()
+	folders, err := serve.WebFolders(c.WebConfig, f)
+	if err == nil {
+		err = serve.CheckWeb(c.WebConfig)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot use the web configuration: %w", err)
+	}
+	return folders, nil
+}
+
+// hasRightsOfFile reports whether the program's file has given this process more than its user
+// has: AT_SECURE of getauxval(3).
+func hasRightsOfFile() bool {
+	const secure = 23
+	entries, err := unix.Auxv()
+	for _, entry := range entries {
+		if entry[0] == secure {
+			return entry[1] != 0
+		}
+	}
+	return err != nil // not known
+}
+
+// listeners listens, before anything is traced: what is wrong with an address is said at once.
+func (c *serveCmd) listeners(e *env) (all []net.Listener, err error) {
+	for _, address := range c.Listen {
+		if _, _, err := net.SplitHostPort(address); err != nil {
+			return nil, usageError{fmt.Errorf("cannot listen on %q: give an address and a port, such as 127.0.0.1:9293 or :9293", address)}
+		}
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			for _, open := range all {
+				open.Close()
+			}
+			return nil, fmt.Errorf("cannot listen: %w", err)
+		}
+		all = append(all, l)
+		e.say("listening on " + l.Addr().String())
+		if at, is := l.Addr().(*net.TCPAddr); is && !at.IP.IsLoopback() && c.WebConfig == "" {
+			e.say("whoever can reach " + l.Addr().String() + " sees every connection of this host: --web-config adds TLS and passwords")
+		}
+	}
+	return all, nil
+}
+
+// serve runs the daemon.
+func (c *serveCmd) serve(e *env, source kernel, folders []string, config serve.Config) error {
+	config.WebConfig, config.Say, config.Version = c.WebConfig, e.say, version()
+	config.MaxServices, config.Look = int(c.MaxServices), time.Duration(c.Interval)
+	config.MaxSockets = (&tracingFlags{MaxSockets: c.MaxSockets}).followed()
+	config.Enrich, config.Offset = source.place.Fill, time.Now().UnixNano()-int64(source.Now())
+	config.Facts = leakFacts(source.Probe, "/proc", nil)
+	ranges := startRanges{known: make(map[uint32]leak.PortRange), read: config.Facts.Ports}
+	config.Facts.Ports = ranges.of
+
+	run := source.config()
+	run.Existing = func(emit func(*tcp.Event) error) error {
+		err := e.saySkipped(source.Seed(func(row *tcp.Event) error {
+			ranges.note(row.NetNS)
+			return emit(row)
+		}))
+		ranges.readAll()
+		return err
+	}
+	needs := serving(needs(source.place, probe.ReadTrace))
+	needs.Read = append(needs.Read, folders...)
+	run.Confine = confined(needs)
+	counts, err := serve.Run(e.ctx, config, run, source)
+	a := account{counts: counts, losses: source.Losses()}
+	return e.finish(err, a.ofTrace())
+}
+
+// startRanges are the ranges of local ports of the network namespaces that exist at the start.
+// To read one takes rights that are given up then.
+type startRanges struct {
+	known map[uint32]leak.PortRange
+	read  func(netns uint32) (leak.PortRange, error)
+}
+
+// maxRanges bounds startRanges.
+const maxRanges = 1024
+
+func (r *startRanges) note(netns uint32) {
+	if len(r.known) < maxRanges {
+		r.known[netns] = leak.PortRange{}
+	}
+}
+
+// readAll reads the ranges of the namespaces that were noted; one that cannot be read is not known.
+func (r *startRanges) readAll() {
+	for netns := range r.known {
+		r.known[netns], _ = r.read(netns)
+	}
+}
+
+func (r *startRanges) of(netns uint32) (leak.PortRange, error) { return r.known[netns], nil }

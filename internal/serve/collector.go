@@ -1,0 +1,315 @@
+package serve
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tcptrace/tcptrace/internal/connection"
+	"github.com/tcptrace/tcptrace/internal/leak"
+	"github.com/tcptrace/tcptrace/internal/output"
+	"github.com/tcptrace/tcptrace/internal/pipeline"
+	"github.com/tcptrace/tcptrace/internal/stats"
+	"github.com/tcptrace/tcptrace/internal/tcp"
+)
+
+// tickInterval is how soon a question of a client is answered.
+const tickInterval = 250 * time.Millisecond
+
+// The bounds of an answer, and of what waits for one.
+const (
+	maxRows        = 10_000 // sockets
+	maxGroups      = 1_000  // of leaks
+	maxConnections = 1 << 15
+	maxStories     = 8 // questions for a story
+)
+
+// collector takes the events, and answers what clients ask. It is a pipeline.Consumer: all that
+// is not an exchange, a channel, a topic or atomic belongs to its goroutine.
+type collector struct {
+	source    pipeline.Source
+	enrich    func(*tcp.Event)
+	look      uint64 // ns from one look at the sockets to the next
+	started   chan struct{}
+	stop      chan struct{} // closed by closeOnce, when the capture ends
+	closeOnce func()
+	ticked    atomic.Int64    // wall clock of the last tick, ns since the Unix epoch; 0: none yet
+	conns     connectionRelay // for clients that read connections
+
+	meter         *meter
+	tally         *stats.Tally
+	leaks, waits  *leak.Watch
+	nextLook      uint64
+	leaked        *leak.Report // of the last look; nil: it failed, or there was none yet
+	waiting       *leak.Report // likewise, of TIME_WAIT
+	lookFailed    error
+	failedLooks   uint64
+	history       *history
+	lost, unseen  map[string]uint64
+	hub           *hub
+	events        topic
+	lines         *output.JSON // into events
+	snapshots     exchange[*snapshot]
+	statsAsked    exchange[[]byte]
+	leaksAsked    exchange[[]byte]
+	socketsAsked  exchange[[]byte]
+	storiesWanted chan storyQuestion
+}
+
+// storyQuestion asks for what is known of one socket.
+type storyQuestion struct {
+	cookie uint64
+	reply  chan<- storyAnswer // has room
+}
+
+type storyAnswer struct {
+	events []tcp.Event
+	now    uint64
+}
+
+// collectorConfig says what a collector keeps.
+type collectorConfig struct {
+	source      pipeline.Source
+	enrich      func(*tcp.Event) // completes rows of Source.Existing; nil: they are complete
+	facts       leak.Facts
+	maxServices int
+	maxSockets  int
+	look        time.Duration
+	offset      int64 // of the wall clock to CLOCK_BOOTTIME in ns
+}
+
+func newCollector(cfg collectorConfig) *collector {
+	c := &collector{
+		source: cfg.source, enrich: cfg.enrich, look: uint64(cfg.look), started: make(chan struct{}), stop: make(chan struct{}),
+		meter: newMeter(cfg.maxServices, cfg.maxSockets), history: newHistory(maxHistory),
+		tally: stats.NewTally(stats.Config{By: stats.ByUnit, Max: cfg.maxSockets, Offset: cfg.offset}),
+		lost:  make(map[string]uint64), unseen: make(map[string]uint64),
+		storiesWanted: make(chan storyQuestion, maxStories),
+	}
+	watch := leak.Config{
+		Rule:     leak.Rule{States: []tcp.State{tcp.CloseWait, tcp.Close}, OlderThan: uint64(10 * time.Second), By: leak.ByOwner},
+		Existing: c.existing, Facts: cfg.facts, Detailed: maxGroups, Offset: cfg.offset,
+	}
+	c.leaks = leak.NewWatch(watch)
+	watch.Rule = leak.Rule{States: []tcp.State{tcp.TimeWait}}
+	c.waits = leak.NewWatch(watch)
+	c.hub = &hub{stop: c.stop}
+	c.events.hub, c.events.name = c.hub, topicTransition
+	c.lines = output.NewJSON(&c.events.lines)
+	c.events.flush = c.lines.Flush
+	c.closeOnce = sync.OnceFunc(func() { close(c.stop) })
+	c.conns.init(c.hub, cfg.offset)
+	return c
+}
+
+// The topics of /events.
+const (
+	topicConnection = "connection"
+	topicTransition = "transition"
+)
+
+// existing hands on complete rows of the sockets that exist.
+func (c *collector) existing(states []tcp.State, emit func(*tcp.Event) error) error {
+	return c.source.Existing(states, func(e *tcp.Event) error {
+		if c.enrich != nil {
+			c.enrich(e)
+		}
+		return emit(e)
+	})
+}
+
+// Event counts an event. It allocates nothing as long as nobody reads events.
+func (c *collector) Event(e *tcp.Event) error {
+	err := c.tally.Event(e)
+	switch e.Kind {
+	case tcp.Lost:
+		c.lost[e.Where] += e.Lost
+	case tcp.Unseen:
+		c.unseen[e.Where] += e.Lost
+	default:
+		c.meter.event(e)
+		if e.Kind == tcp.Transition {
+			err = errors.Join(err, c.watch(e))
+			c.history.add(e)
+		}
+	}
+	if c.conns.wanted() {
+		err = errors.Join(err, c.conns.event(e))
+	}
+	if c.events.wanted() {
+		err = errors.Join(err, c.lines.Write(e), c.events.wrote())
+	}
+	return err
+}
+
+// watch hands on what matters between two looks at the sockets.
+func (c *collector) watch(e *tcp.Event) error {
+	switch {
+	case e.Old == tcp.CloseWait:
+		return c.leaks.Event(e)
+	case e.Old == tcp.TimeWait, e.New == tcp.TimeWait, e.Reason == tcp.TimewaitOverflow:
+		return c.waits.Event(e)
+	}
+	return nil
+}
+
+// Idle hands what was written to those who read.
+func (c *collector) Idle() error {
+	return errors.Join(c.events.send(), c.conns.topic.send())
+}
+
+// Tick looks at the sockets when that is due, and answers.
+func (c *collector) Tick(now uint64) error {
+	if c.ticked.Swap(time.Now().UnixNano()) == 0 {
+		close(c.started)
+	}
+	c.meter.expire(now)
+	if now >= c.nextLook {
+		c.lookAround(now)
+		c.nextLook = now + c.look
+	}
+	c.answer(now)
+	return c.Idle()
+}
+
+// lookAround refreshes what is said about leaks and ports. Where that fails, all else goes on.
+func (c *collector) lookAround(now uint64) {
+	c.lookFailed = nil
+	c.leaked, c.waiting = c.report(c.leaks, now), c.report(c.waits, now)
+}
+
+func (c *collector) report(w *leak.Watch, now uint64) *leak.Report {
+	r, err := w.Report(now, nil)
+	if err != nil {
+		c.lookFailed = fmt.Errorf("look at the sockets: %w", err)
+		c.failedLooks++
+		return nil
+	}
+	return r
+}
+
+// answer answers what was asked since the last tick.
+func (c *collector) answer(now uint64) {
+	c.snapshots.answer(func() (*snapshot, error) { return c.snapshot(now), nil })
+	c.statsAsked.answer(func() ([]byte, error) {
+		var b bytes.Buffer
+		err := output.NewStatsJSON(&b).Write(c.tally.Report(now))
+		return b.Bytes(), err
+	})
+	c.leaksAsked.answer(c.leaksJSON)
+	c.socketsAsked.answer(c.socketsJSON)
+	for {
+		select {
+		case q := <-c.storiesWanted:
+			q.reply <- storyAnswer{c.story(q.cookie), now}
+			continue
+		default:
+		}
+		return
+	}
+}
+
+// leaksJSON writes the groups of the last look, the worst first.
+func (c *collector) leaksJSON() ([]byte, error) {
+	if c.leaked == nil {
+		return nil, c.lookFailed
+	}
+	var b bytes.Buffer
+	r := *c.leaked
+	r.Groups = r.Groups[:min(len(r.Groups), maxGroups)]
+	err := output.NewReportJSON(&b).Write(&r)
+	return appendLeftOut(b.Bytes(), len(c.leaked.Groups)-len(r.Groups)), err
+}
+
+// socketsJSON writes the sockets that exist.
+func (c *collector) socketsJSON() ([]byte, error) {
+	var b bytes.Buffer
+	lines, rows := output.NewJSON(&b), 0
+	err := c.existing(tcp.States(), func(e *tcp.Event) error {
+		if rows++; rows > maxRows {
+			return nil
+		}
+		return lines.Write(e)
+	})
+	err = errors.Join(err, lines.Flush())
+	return appendLeftOut(b.Bytes(), rows-maxRows), err
+}
+
+// appendLeftOut adds a line that says how many there are beyond those that were written.
+func appendLeftOut(lines []byte, n int) []byte {
+	if n <= 0 {
+		return lines
+	}
+	return fmt.Appendf(lines, `{"v":%d,"type":"left_out","left_out":%d}`+"\n", tcp.SchemaVersion, n)
+}
+
+// story returns what is known of a socket: what it did, or else what it is.
+func (c *collector) story(cookie uint64) []tcp.Event {
+	events := c.history.of(cookie)
+	if events != nil {
+		return events
+	}
+	_ = c.existing(tcp.States(), func(e *tcp.Event) error { // an error: it is not known
+		if e.Cookie == cookie {
+			events = append(events, *e)
+		}
+		return nil
+	})
+	return events
+}
+
+// Close lets clients go.
+func (c *collector) Close(uint64) error {
+	err := c.Idle()
+	c.closeOnce()
+	return err
+}
+
+// connectionRelay makes records of connections as long as somebody reads them: one that began
+// before has a record that does not know its beginning.
+type connectionRelay struct {
+	topic     topic
+	collector *connection.Collector // nil: nobody reads
+	lines     *output.ConnectionJSON
+	offset    int64
+}
+
+func (r *connectionRelay) init(h *hub, offset int64) {
+	r.topic.hub, r.topic.name, r.offset = h, topicConnection, offset
+	r.lines = output.NewConnectionJSON(&r.topic.lines)
+	r.topic.flush = r.lines.Flush
+}
+
+// wanted reports whether somebody reads, and forgets all if not.
+func (r *connectionRelay) wanted() bool {
+	if r.topic.wanted() {
+		return true
+	}
+	r.collector = nil
+	return false
+}
+
+func (r *connectionRelay) event(e *tcp.Event) error {
+	if r.collector == nil {
+		r.collector = connection.NewCollector(connection.Config{
+			Max: maxConnections, Offset: r.offset, Flush: func() error { return nil },
+			Show: func(record *connection.Record) error {
+				return errors.Join(r.lines.Write(record), r.topic.wrote())
+			},
+		})
+	}
+	return r.collector.Event(e)
+}
+
+// parseCookie understands a cookie as JSON shows it.
+func parseCookie(text string) (cookie uint64, err error) {
+	if len(text) > 16 || strings.Trim(text, "0123456789abcdefABCDEF") != "" || text == "" {
+		return 0, fmt.Errorf("%q is not a cookie: give the field cookie of the JSON, such as 2001", text)
+	}
+	_, err = fmt.Sscanf(text, "%x", &cookie)
+	return cookie, err
+}
