@@ -45,7 +45,7 @@ func TestSoak(t *testing.T) {
 		s.round(i, *soakTime/time.Duration(rounds))
 		s.sample()
 	}
-	hidden := s.drain()
+	hidden, expired := s.drain()
 	s.sample()
 	s.print()
 	for _, tr := range s.tracers {
@@ -54,14 +54,15 @@ func TestSoak(t *testing.T) {
 		}
 	}
 	s.stop()
-	s.checkStream(hidden)
+	s.checkStream(hidden, expired)
 	s.checkOthers()
 }
 
 // soak is the load, and the tracers under it.
 type soak struct {
 	t       *testing.T
-	init    *Recorder
+	init    *Recorder  // state changes under process 1
+	expired *Recorder  // ends of TIME_WAIT under it
 	ns      *namespace // it lasts
 	tracers []*soaked
 
@@ -87,12 +88,18 @@ type soaked struct {
 func newSoak(t *testing.T) *soak {
 	// A tracer is to be as big as what it remembers, not as what it has not collected yet.
 	t.Setenv("GOGC", "20")
-	init, err := Record("tcptrace-init", 1, slices.Collect(maps.Keys(initThreads(t)))...)
+	threads := slices.Collect(maps.Keys(initThreads(t)))
+	init, err := Record("tcptrace-init", 1, threads...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = init.Remove() }) // drain has stopped it
-	s := &soak{t: t, init: init, ns: newNamespace(t)}
+	expired, err := RecordExpiries("tcptrace-expired", threads...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = expired.Remove() })
+	s := &soak{t: t, init: init, expired: expired, ns: newNamespace(t)}
 	s.found.with, s.rows.with = `"state":"CLOSE_WAIT"`, " -> "
 	s.stream = s.add(&s.told, "-j", "--ring-size", "64M")
 	s.leaks = s.add(&s.found, "leaks", "-j", "--comm", "churn", "--older-than", "1s", "--interval", "1s")
@@ -237,15 +244,22 @@ func (s *soak) sample() {
 }
 
 // drain ends the namespace, and waits until the tracers know of no socket that does not
-// exist. It returns how many steps happened under process 1, which they may not have seen.
-func (s *soak) drain() int {
+// exist. It returns how many steps and how many ends of TIME_WAIT happened under process 1,
+// which they may not have seen.
+func (s *soak) drain() (hidden, expired int) {
 	s.t.Helper()
 	s.stream.sync()
 	s.ns.close()
-	hidden, lost, err := s.init.Stop()
+	steps, lost, err := s.init.Stop()
 	if err != nil || lost > 0 {
-		s.t.Fatalf("what happened under process 1: %d steps and %d lost: %v", len(hidden), lost, err)
+		s.t.Fatalf("what happened under process 1: %d steps and %d lost: %v", len(steps), lost, err)
 	}
+	ends, err := s.expired.Count()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	hidden, expired = len(steps), int(ends)
+	unseen := map[string]int{"socks": hidden, "timewaits": hidden + expired, "requests": hidden}
 	for _, tr := range s.tracers {
 		err := await(func() error {
 			got, err := tr.entries()
@@ -253,8 +267,8 @@ func (s *soak) drain() int {
 				return err
 			}
 			for name, n := range existing(s.t) {
-				if got[name] > n+len(hidden) {
-					return fmt.Errorf("%d entries in %s, but %d sockets; %d steps happened under process 1", got[name], name, n, len(hidden))
+				if got[name] > n+unseen[name] {
+					return fmt.Errorf("%d entries in %s, but %d sockets; %d steps happened under process 1", got[name], name, n, unseen[name])
 				}
 			}
 			return nil
@@ -263,7 +277,7 @@ func (s *soak) drain() int {
 			s.t.Errorf("%s: %v", tr.name, err)
 		}
 	}
-	return len(hidden)
+	return hidden, expired
 }
 
 // existing counts the sockets of this host by the map that they belong to. An orphan in
@@ -307,12 +321,14 @@ func (s *soak) stop() {
 
 // checkStream compares what was made with what was told: each connection has two ends, and
 // each of them an end. What is missing was counted as lost, or happened under process 1.
-func (s *soak) checkStream(hidden int) {
+func (s *soak) checkStream(hidden, expired int) {
 	s.t.Helper()
+	unseen := s.told.lost.Lost + hidden
 	check := func(what string, l lives, begun int) {
-		if gap := max(begun-l.begun, l.begun-begun, begun-l.ended, l.ended-begun, l.waiting, -l.waiting); begun == 0 || gap > s.told.lost.Lost+hidden {
-			s.t.Errorf("%s: of %d sockets %d began and %d ended, %d remain in TIME_WAIT, with %d events lost and %d steps under process 1",
-				what, begun, l.begun, l.ended, l.waiting, s.told.lost.Lost, hidden)
+		begins, ends := max(begun-l.begun, l.begun-begun), max(begun-l.ended, l.ended-begun, l.waiting, -l.waiting)
+		if begun == 0 || begins > unseen || ends > unseen+expired {
+			s.t.Errorf("%s: of %d sockets %d began and %d ended, %d remain in TIME_WAIT, with %d events lost, and %d steps and %d expiries under process 1",
+				what, begun, l.begun, l.ended, l.waiting, s.told.lost.Lost, hidden, expired)
 		}
 	}
 	check("the namespace that lasts", *s.told.of(s.ns.inode), 2*s.conns)

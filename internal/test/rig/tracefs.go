@@ -41,7 +41,8 @@ func (e Edge) String() string {
 // tracefs. It keeps everything in the kernel's buffers until Stop: a reader that runs
 // meanwhile would compete for the CPU with the tracer that is judged.
 type Recorder struct {
-	dir string
+	dir   string
+	event string
 }
 
 // Record starts to record every state change of TCP sockets into megabytes of buffer
@@ -49,20 +50,53 @@ type Recorder struct {
 // one of them is current. It needs root, and mounts tracefs where nobody has. The name
 // is that of the instance; a stale one of the same name is replaced.
 func Record(name string, megabytes int, threads ...uint32) (*Recorder, error) {
+	filter := "protocol==6"
+	if len(threads) > 0 {
+		filter += "&&" + under(threads)
+	}
+	return newRecorder(name, megabytes<<10, "sock/inet_sock_set_state", filter)
+}
+
+// RecordExpiries starts to count the TIME_WAITs, and FIN_WAIT2s of closed sockets, whose timer
+// runs while one of the threads is current; see Count.
+func RecordExpiries(name string, threads ...uint32) (*Recorder, error) {
+	handler, err := kernelFunction("tw_timer_handler")
+	if err != nil {
+		return nil, err
+	}
+	return newRecorder(name, 64, "timer/timer_expire_entry", fmt.Sprintf("function==%#x&&%s", handler, under(threads)))
+}
+
+// under is the filter for one of the threads being current.
+func under(threads []uint32) string {
+	var some []string
+	for _, id := range threads {
+		some = append(some, fmt.Sprintf("common_pid==%d", id))
+	}
+	return "(" + strings.Join(some, "||") + ")"
+}
+
+// kernelFunction is the address of a function of the kernel.
+func kernelFunction(name string) (uint64, error) {
+	symbols, err := os.ReadFile("/proc/kallsyms")
+	if err != nil {
+		return 0, fmt.Errorf("find %s: %w", name, err)
+	}
+	for line := range strings.Lines(string(symbols)) {
+		if f := strings.Fields(line); len(f) > 2 && f[2] == name {
+			return strconv.ParseUint(f[0], 16, 64)
+		}
+	}
+	return 0, fmt.Errorf("find %s: not in /proc/kallsyms", name)
+}
+
+func newRecorder(name string, kilobytes int, event, filter string) (*Recorder, error) {
 	if _, err := os.Stat(tracefs + "/instances"); errors.Is(err, os.ErrNotExist) {
 		if err := syscall.Mount("tracefs", tracefs, "tracefs", 0, ""); err != nil {
 			return nil, fmt.Errorf("mount tracefs on %s: %w", tracefs, err)
 		}
 	}
-	r := &Recorder{dir: filepath.Join(tracefs, "instances", name)}
-	filter := "protocol==6"
-	if len(threads) > 0 {
-		var some []string
-		for _, id := range threads {
-			some = append(some, fmt.Sprintf("common_pid==%d", id))
-		}
-		filter += "&&(" + strings.Join(some, "||") + ")"
-	}
+	r := &Recorder{dir: filepath.Join(tracefs, "instances", name), event: "events/" + event}
 	if _, err := os.Stat(r.dir); err == nil {
 		if err := r.Remove(); err != nil {
 			return nil, err
@@ -74,10 +108,10 @@ func Record(name string, megabytes int, threads ...uint32) (*Recorder, error) {
 	for _, setting := range []struct{ file, value string }{
 		{"trace_clock", "mono"}, // one order for all CPUs
 		{"options/overwrite", "0"},
-		{"buffer_size_kb", strconv.Itoa(megabytes << 10)},
-		{"events/sock/inet_sock_set_state/filter", filter},
+		{"buffer_size_kb", strconv.Itoa(kilobytes)},
+		{r.event + "/filter", filter},
 		{"tracing_on", "1"},
-		{"events/sock/inet_sock_set_state/enable", "1"},
+		{r.event + "/enable", "1"},
 	} {
 		if err := r.set(setting.file, setting.value); err != nil {
 			return nil, errors.Join(err, r.Remove())
@@ -115,10 +149,10 @@ func (r *Recorder) set(file, value string) error {
 // the kernel counted: 0 means that the record is complete. A page in which events are
 // missing counts as at least one loss.
 func (r *Recorder) Stop() (edges []Edge, lost uint64, err error) {
-	if err := r.set("events/sock/inet_sock_set_state/enable", "0"); err != nil {
+	if err := r.set(r.event+"/enable", "0"); err != nil {
 		return nil, 0, err
 	}
-	format, err := os.ReadFile(filepath.Join(r.dir, "events/sock/inet_sock_set_state/format"))
+	format, err := os.ReadFile(filepath.Join(r.dir, r.event, "format"))
 	if err != nil {
 		return nil, 0, fmt.Errorf("read the event's format: %w", err)
 	}
@@ -150,9 +184,28 @@ func (r *Recorder) Stop() (edges []Edge, lost uint64, err error) {
 	return edges, lost, nil
 }
 
+// Count ends the recording and returns how many events there were, kept or not.
+func (r *Recorder) Count() (n uint64, err error) {
+	if err := r.set(r.event+"/enable", "0"); err != nil {
+		return 0, err
+	}
+	cpus, err := filepath.Glob(filepath.Join(r.dir, "per_cpu", "cpu*", "stats"))
+	if err != nil || len(cpus) == 0 {
+		return 0, fmt.Errorf("no per-CPU buffers in %s", r.dir)
+	}
+	for _, cpu := range cpus {
+		stats, err := os.ReadFile(cpu)
+		if err != nil {
+			return 0, fmt.Errorf("count events: %w", err)
+		}
+		n += sumStats(string(stats), "entries", "overrun", "commit overrun", "dropped events")
+	}
+	return n, nil
+}
+
 // Remove deletes the tracing instance and what it recorded.
 func (r *Recorder) Remove() error {
-	if err := r.set("events/sock/inet_sock_set_state/enable", "0"); err != nil {
+	if err := r.set(r.event+"/enable", "0"); err != nil {
 		return err
 	}
 	if err := os.Remove(r.dir); err != nil {
@@ -164,18 +217,23 @@ func (r *Recorder) Remove() error {
 // countLosses adds the counters of a per_cpu/cpuN/stats file that say that an event
 // is not in the buffer.
 func countLosses(stats string) (lost uint64) {
+	return sumStats(stats, "overrun", "commit overrun", "dropped events")
+}
+
+// sumStats adds up numbers of a buffer's statistics.
+func sumStats(stats string, names ...string) (sum uint64) {
 	for line := range strings.Lines(stats) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
-		switch name {
-		case "overrun", "commit overrun", "dropped events":
-			n, err := strconv.ParseUint(value, 10, 64)
-			if err != nil {
-				n = 1 // what cannot be read does not prove that the record is complete
-			}
-			lost += n
+		if !slices.Contains(names, name) {
+			continue
 		}
+		n, err := strconv.ParseUint(value, 10, 64)
+		if err != nil {
+			n = 1 // what cannot be read does not prove that the record is complete
+		}
+		sum += n
 	}
-	return lost
+	return sum
 }
 
 // layout says where the fields of the event are, in bytes.
