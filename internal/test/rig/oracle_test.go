@@ -61,6 +61,7 @@ func record(ns *namespace, args ...string) (edges []Edge, l load, complete bool)
 		}
 	}()
 	l = ns.churn(append(args, "-p", strconv.Itoa(int(testPorts.Lo)))...)
+	ns.settle()
 	all, lost, err := r.Stop()
 	if err != nil {
 		t.Fatal(err)

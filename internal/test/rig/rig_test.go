@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -93,6 +94,26 @@ func (ns *namespace) close() {
 	if err := ns.holder.Wait(); err != nil {
 		ns.t.Errorf("the holder of the namespace: %v", err)
 	}
+}
+
+// settle returns when nothing but TIME_WAIT is left in the namespace: the last segments of a
+// load may still be on their way on another CPU when it has ended.
+func (ns *namespace) settle() {
+	ns.t.Helper()
+	eventually(ns.t, "the end of every connection", func() error {
+		for _, table := range []string{"tcp", "tcp6"} {
+			rows, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/%s", ns.holder.Process.Pid, table))
+			if err != nil {
+				return err
+			}
+			for row := range strings.Lines(string(rows)) {
+				if f := strings.Fields(row); len(f) > 3 && f[3] != "st" && f[3] != "06" {
+					return fmt.Errorf("a socket in state %s of net/%s", f[3], table)
+				}
+			}
+		}
+		return nil
+	})
 }
 
 func (ns *namespace) churnCommand(args ...string) *exec.Cmd {
