@@ -40,7 +40,7 @@ func statsText(t *testing.T, o StatsOptions, r *stats.Report) string {
 func TestStatsFit(t *testing.T) {
 	for _, by := range stats.Bys {
 		r := mixed(t, by)
-		r.Groups = append(r.Groups, stats.Group{Name: strings.Repeat("long", 100) + "\x1b[2J", Comm: "ünïcode"})
+		r.Groups = append(r.Groups, stats.Group{GroupName: stats.GroupName{Name: strings.Repeat("long", 100) + "\x1b[2J", Comm: "ünïcode"}})
 		for _, why := range tcp.Reasons {
 			r.Edges[0].Count, r.Edges[0].Reasons = 1, append(r.Edges[0].Reasons, stats.Reason{Reason: why, Count: 12345})
 		}
@@ -135,7 +135,7 @@ func TestStatsJSON(t *testing.T) {
 func TestStatsSayWhatIsMissing(t *testing.T) {
 	r := mixed(t, stats.ByComm)
 	r.Forgotten, r.Unended = 1, 2
-	r.Groups = append(r.Groups, stats.Group{Name: stats.OtherGroup, Other: true})
+	r.Groups = append(r.Groups, stats.Group{GroupName: stats.GroupName{Name: stats.OtherGroup, Other: true}})
 	r.Edges = append(r.Edges, stats.Edge{Edge: tcp.Edge{From: tcp.CloseWait, To: tcp.Listen}, Count: 1, Reasons: []stats.Reason{{Count: 1}}})
 	text := statsText(t, StatsOptions{Width: 80, Top: 99}, r)
 	for _, want := range []string{

@@ -38,9 +38,6 @@ type Key struct {
 	number uint32
 }
 
-// Text is what the Key has of text: of ByPID the name of the process. It is raw.
-func (k Key) Text() string { return k.text }
-
 // KeyOf returns the group of an event. It allocates nothing.
 func (by By) KeyOf(e *tcp.Event) (k Key) {
 	switch by {
@@ -116,24 +113,59 @@ func (g *Groups[C]) add(k Key) *C {
 	return g.known[k]
 }
 
-// All yields every group, that of all others last.
-func (g *Groups[C]) All() iter.Seq2[Key, GroupCounts[C]] {
-	return func(yield func(Key, GroupCounts[C]) bool) {
-		for k, counts := range g.known {
-			if !yield(k, GroupCounts[C]{counts, false}) {
+// Counts yields those of every group, that of all others last.
+func (g *Groups[C]) Counts() iter.Seq[*C] {
+	return func(yield func(*C) bool) {
+		for _, counts := range g.known {
+			if !yield(counts) {
 				return
 			}
 		}
 		if g.other != nil {
-			yield(Key{}, GroupCounts[C]{g.other, true})
+			yield(g.other)
 		}
 	}
 }
 
-// GroupCounts are those of one group; Other: of all that found no room.
-type GroupCounts[C any] struct {
-	Counts *C
-	Other  bool
+// All yields every group with its name, that of all others last.
+func (g *Groups[C]) All() iter.Seq2[GroupName, *C] {
+	return func(yield func(GroupName, *C) bool) {
+		for k, counts := range g.known {
+			name := GroupName{Key: k, Name: g.by.Name(k)}
+			if g.by == ByPID {
+				name.Comm = k.text
+			}
+			if !yield(name, counts) {
+				return
+			}
+		}
+		if g.other != nil {
+			yield(GroupName{Name: OtherGroup, Other: true}, g.other)
+		}
+	}
+}
+
+// GroupName says which group it is.
+type GroupName struct {
+	Key   Key    // not of Other
+	Name  string // empty: not known; raw
+	Comm  string // of a process, with ByPID; raw
+	Other bool   // all that found no room in a group
+}
+
+// compareOther puts the group of all others last.
+func compareOther(a, b *GroupName) int {
+	switch {
+	case a.Other == b.Other:
+		return 0
+	case a.Other:
+		return 1
+	}
+	return -1
+}
+
+func compareNames(a, b *GroupName) int {
+	return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Comm, b.Comm))
 }
 
 // Drop forgets the groups of which drop says so, to make room. Nobody may count in one of them
@@ -144,22 +176,15 @@ func (g *Groups[C]) Drop(drop func(*C) bool) {
 
 // reportGroups returns the groups that have or had connections.
 func reportGroups(g *Groups[Counts]) (all []Group) {
-	for k, counts := range g.known {
-		if *counts == (Counts{}) { // its connections turned out to be another one's
+	for name, counts := range g.All() {
+		if *counts == (Counts{}) && !name.Other { // its connections turned out to be another one's
 			continue
 		}
-		group := Group{Name: g.by.Name(k), Counts: *counts}
-		if g.by == ByPID {
-			group.Comm = k.text
-		}
-		all = append(all, group)
+		all = append(all, Group{name, *counts})
 	}
 	slices.SortFunc(all, func(a, b Group) int {
-		return cmp.Or(cmp.Compare(b.Opened+b.Ended(), a.Opened+a.Ended()), cmp.Compare(b.Open, a.Open),
-			cmp.Compare(a.Name, b.Name), cmp.Compare(a.Comm, b.Comm))
+		return cmp.Or(compareOther(&a.GroupName, &b.GroupName), cmp.Compare(b.Opened+b.Ended(), a.Opened+a.Ended()),
+			cmp.Compare(b.Open, a.Open), compareNames(&a.GroupName, &b.GroupName))
 	})
-	if g.other != nil {
-		all = append(all, Group{Name: OtherGroup, Other: true, Counts: *g.other})
-	}
 	return all
 }

@@ -125,9 +125,7 @@ func (c *Counts) outcome(o tcp.Outcome) *uint64 {
 // Group counts the connections that have something in common. Each is in the group of its
 // latest known owner.
 type Group struct {
-	Name  string // empty: not known
-	Comm  string // of ByPID
-	Other bool   // Name is OtherGroup: what found no room in a group
+	GroupName
 	Counts
 }
 

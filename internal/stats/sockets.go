@@ -23,9 +23,7 @@ func (c *SocketCounts) add(s tcp.State) {
 
 // SocketGroup is a group of sockets that exist.
 type SocketGroup struct {
-	Name  string // empty: not known
-	Comm  string // of a process, with ByPID
-	Other bool   // Name is OtherGroup: what found no room in a group
+	GroupName
 	SocketCounts
 }
 
@@ -66,19 +64,12 @@ func (t *SocketTally) Add(e *tcp.Event) {
 // Report returns what was counted, at these times.
 func (t *SocketTally) Report(wall int64, boot uint64) *SocketReport {
 	r := &SocketReport{Time: wall, BootNS: boot, By: t.by.by, Total: t.total}
-	for k, counts := range t.by.known {
-		group := SocketGroup{Name: t.by.by.Name(k), SocketCounts: *counts}
-		if t.by.by == ByPID {
-			group.Comm = k.text
-		}
-		r.Groups = append(r.Groups, group)
+	for name, counts := range t.by.All() {
+		r.Groups = append(r.Groups, SocketGroup{name, *counts})
 	}
 	slices.SortFunc(r.Groups, func(a, b SocketGroup) int {
-		return cmp.Or(cmp.Compare(b.Total, a.Total), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Comm, b.Comm))
+		return cmp.Or(compareOther(&a.GroupName, &b.GroupName), cmp.Compare(b.Total, a.Total), compareNames(&a.GroupName, &b.GroupName))
 	})
-	if t.by.other != nil {
-		r.Groups = append(r.Groups, SocketGroup{Name: OtherGroup, Other: true, SocketCounts: *t.by.other})
-	}
 	return r
 }
 

@@ -65,7 +65,7 @@ func brief(r *Report) string {
 			b.WriteByte('\n')
 		}
 	}
-	for _, g := range append(r.Groups, Group{Name: "TOTAL", Counts: r.Total}) {
+	for _, g := range append(r.Groups, Group{GroupName{Name: "TOTAL"}, r.Total}) {
 		b.WriteString(briefGroup(&g) + "\n")
 	}
 	return b.String()

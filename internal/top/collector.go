@@ -204,18 +204,12 @@ func (c *Collector) snapshot(now uint64) *Snapshot {
 // groups are those that have or had something, in the order of their names.
 func (c *Collector) groups(by stats.By, now uint64) (rows []Row) {
 	at := max(slices.Index(stats.Bys, by), 0)
-	for key, g := range c.counts.by[at].All() {
-		if g.Counts.sockets == 0 && g.Counts.total == (events[uint64]{}) {
+	for name, g := range c.counts.by[at].All() {
+		if g.sockets == 0 && g.total == (events[uint64]{}) {
 			continue
 		}
-		row := g.Counts.row(now)
-		row.Key, row.Name, row.Other = key, by.Name(key), g.Other
-		if g.Other {
-			row.Name = stats.OtherGroup
-		}
-		if by == stats.ByPID {
-			row.Comm = key.Text()
-		}
+		row := g.row(now)
+		row.GroupName = name
 		rows = append(rows, row)
 	}
 	slices.SortFunc(rows, func(a, b Row) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Comm, b.Comm)) })

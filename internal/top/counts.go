@@ -234,8 +234,8 @@ func (c *counts) sample(now uint64) {
 	elapsed := now - min(c.sampled, now)
 	c.sampled = max(c.sampled, now)
 	for i := range c.by {
-		for _, g := range c.by[i].All() {
-			g.Counts.since = 0
+		for g := range c.by[i].Counts() {
+			g.since = 0
 		}
 	}
 	c.all.since = 0
@@ -251,8 +251,8 @@ func (c *counts) sample(now uint64) {
 	}
 	c.all.sample(now, elapsed)
 	for i := range c.by {
-		for _, g := range c.by[i].All() {
-			g.Counts.sample(now, elapsed)
+		for g := range c.by[i].Counts() {
+			g.sample(now, elapsed)
 		}
 		if !c.keep {
 			c.by[i].Drop(func(g *group) bool { return g.sockets == 0 && now-min(g.active, now) > idleLimit })

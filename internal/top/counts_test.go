@@ -155,11 +155,11 @@ func addUp(t *testing.T, c *counts) {
 	}
 	for i := range c.by {
 		var sum group
-		for _, g := range c.by[i].All() {
-			sum.sockets += g.Counts.sockets
-			sum.total.opened += g.Counts.total.opened
-			sum.total.closed += g.Counts.total.closed
-			for s, n := range g.Counts.states {
+		for g := range c.by[i].Counts() {
+			sum.sockets += g.sockets
+			sum.total.opened += g.total.opened
+			sum.total.closed += g.total.closed
+			for s, n := range g.states {
 				sum.states[s] += n
 				if n < 0 {
 					t.Fatalf("by %s: %d sockets in %v", stats.Bys[i], n, tcp.State(s))
@@ -183,9 +183,9 @@ func TestGroupsAreBounded(t *testing.T) {
 				c.event(&e)
 			}
 		}
-		for _, g := range c.by[0].All() {
-			if g.Other {
-				other = int(g.Counts.total.opened)
+		for name, g := range c.by[0].All() {
+			if name.Other {
+				other = int(g.total.opened)
 			} else {
 				groups++
 			}

@@ -68,7 +68,7 @@ func TestRecentSocketsAreBounded(t *testing.T) {
 	}
 	r := newRig(t, text, Options{})
 	r.play(2 * time.Second)
-	rows, more := r.c.sockets(&Request{Kind: Sockets, By: stats.ByComm, Group: r.rowOf("web").GroupID}, r.now)
+	rows, more := r.c.sockets(&Request{Kind: Sockets, By: stats.ByComm, Group: r.rowOf("web").GroupName}, r.now)
 	if len(rows) != maxRecent || more != 0 {
 		t.Fatalf("%d rows and %d more", len(rows), more)
 	}
@@ -86,7 +86,7 @@ func TestSocketsOfAGroup(t *testing.T) {
 		"job":     {"- aborted_linger", "- rst_received"},
 		"curl":    {"TIME_WAIT", "- rst_received"},
 	} {
-		rows, more := r.c.sockets(&Request{Kind: Sockets, By: stats.ByComm, Group: r.rowOf(comm).GroupID}, r.now)
+		rows, more := r.c.sockets(&Request{Kind: Sockets, By: stats.ByComm, Group: r.rowOf(comm).GroupName}, r.now)
 		var got []string
 		for i := range rows {
 			got = append(got, socketState(&rows[i]))

@@ -37,8 +37,8 @@ type Model struct {
 	suspended     bool
 	groups        table[Row]
 	sockets       table[SocketRow]
-	pick          *GroupID      // the group that is selected; nil: the first
-	pickEnd       *timeline.End // the socket that is selected; nil: the first
+	pick          *stats.GroupName // the group that is selected; nil: the first
+	pickEnd       *timeline.End    // the socket that is selected; nil: the first
 }
 
 // place is where one is: what is asked for, and how far it is scrolled.
@@ -297,7 +297,7 @@ func (m *Model) enter() {
 	case r.Kind == Groups:
 		if rows := m.groupRows(); len(rows) > 0 {
 			m.pickEnd, m.sockets.filter = nil, ""
-			m.open(Request{Kind: Sockets, By: r.By, Group: rows[m.selectedGroup(rows)].GroupID})
+			m.open(Request{Kind: Sockets, By: r.By, Group: rows[m.selectedGroup(rows)].GroupName})
 		}
 	case r.Kind == Sockets:
 		if rows := m.socketRows(); len(rows) > 0 {
@@ -326,7 +326,7 @@ func (m *Model) move(by int) {
 	switch m.here().request.Kind {
 	case Groups:
 		if rows := m.groupRows(); len(rows) > 0 {
-			m.pick = &rows[min(max(m.selectedGroup(rows)+by, 0), len(rows)-1)].GroupID
+			m.pick = &rows[min(max(m.selectedGroup(rows)+by, 0), len(rows)-1)].GroupName
 		}
 	case Sockets:
 		if rows := m.socketRows(); len(rows) > 0 {
@@ -388,7 +388,7 @@ func (m *Model) selectedGroup(rows []*Row) int {
 	if m.pick == nil {
 		return 0
 	}
-	return max(slices.IndexFunc(rows, func(r *Row) bool { return r.GroupID == *m.pick }), 0)
+	return max(slices.IndexFunc(rows, func(r *Row) bool { return r.GroupName == *m.pick }), 0)
 }
 
 func (m *Model) selectedSocket(rows []*SocketRow) int {

@@ -29,22 +29,14 @@ const (
 // Request is what a Snapshot is to show.
 type Request struct {
 	Kind  Kind
-	By    stats.By      // how to group
-	Group GroupID       // of Sockets: which
-	End   *timeline.End // of Story: which; a name, not to be looked into
-}
-
-// GroupID names a group.
-type GroupID struct {
-	Key   stats.Key // not of Other
-	Name  string    // empty: not known; raw
-	Comm  string    // of stats.ByPID; raw
-	Other bool      // all that found no room in a group
+	By    stats.By        // how to group
+	Group stats.GroupName // of Sockets: which
+	End   *timeline.End   // of Story: which; a name, not to be looked into
 }
 
 // Row is what is known of a group.
 type Row struct {
-	GroupID
+	stats.GroupName
 	Events [5]uint64 // since the start, see the columns
 	Rates  [5]float64
 

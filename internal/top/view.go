@@ -104,7 +104,7 @@ func (m *Model) head() []string {
 func (m *Model) title(s *Snapshot) string {
 	switch r := s.Request; r.Kind {
 	case Sockets:
-		return fmt.Sprintf("Sockets of %s %s", r.By, m.visible(groupName(&Row{GroupID: r.Group})))
+		return fmt.Sprintf("Sockets of %s %s", r.By, m.visible(groupName(&Row{GroupName: r.Group})))
 	case Story:
 		return "One connection"
 	case Diagram:
