@@ -145,11 +145,24 @@ func (r *Recorder) set(file, value string) error {
 	return nil
 }
 
+// end ends the recording, and returns the directories of the buffers that it is in.
+func (r *Recorder) end() (cpus []string, err error) {
+	if err := r.set(r.event+"/enable", "0"); err != nil {
+		return nil, err
+	}
+	cpus, err = filepath.Glob(filepath.Join(r.dir, "per_cpu", "cpu*"))
+	if err != nil || len(cpus) == 0 {
+		return nil, fmt.Errorf("no per-CPU buffers in %s", r.dir)
+	}
+	return cpus, nil
+}
+
 // Stop ends the recording and returns it in time order, with the number of losses that
 // the kernel counted: 0 means that the record is complete. A page in which events are
 // missing counts as at least one loss.
 func (r *Recorder) Stop() (edges []Edge, lost uint64, err error) {
-	if err := r.set(r.event+"/enable", "0"); err != nil {
+	cpus, err := r.end()
+	if err != nil {
 		return nil, 0, err
 	}
 	format, err := os.ReadFile(filepath.Join(r.dir, r.event, "format"))
@@ -159,10 +172,6 @@ func (r *Recorder) Stop() (edges []Edge, lost uint64, err error) {
 	layout, err := parseLayout(string(format))
 	if err != nil {
 		return nil, 0, err
-	}
-	cpus, err := filepath.Glob(filepath.Join(r.dir, "per_cpu", "cpu*"))
-	if err != nil || len(cpus) == 0 {
-		return nil, 0, fmt.Errorf("no per-CPU buffers in %s", r.dir)
 	}
 	var all []stamped
 	for _, cpu := range cpus {
@@ -186,15 +195,12 @@ func (r *Recorder) Stop() (edges []Edge, lost uint64, err error) {
 
 // Count ends the recording and returns how many events there were, kept or not.
 func (r *Recorder) Count() (n uint64, err error) {
-	if err := r.set(r.event+"/enable", "0"); err != nil {
+	cpus, err := r.end()
+	if err != nil {
 		return 0, err
 	}
-	cpus, err := filepath.Glob(filepath.Join(r.dir, "per_cpu", "cpu*", "stats"))
-	if err != nil || len(cpus) == 0 {
-		return 0, fmt.Errorf("no per-CPU buffers in %s", r.dir)
-	}
 	for _, cpu := range cpus {
-		stats, err := os.ReadFile(cpu)
+		stats, err := os.ReadFile(filepath.Join(cpu, "stats"))
 		if err != nil {
 			return 0, fmt.Errorf("count events: %w", err)
 		}

@@ -177,22 +177,18 @@ bad:;
 	return -1;
 }
 
-static void pin(struct worker *w)
-{
-	if (!w->c->ncpu)
-		return;
-	cpu_set_t set;
-	CPU_ZERO(&set);
-	CPU_SET(w->c->cpu[w->id % w->c->ncpu], &set);
-	pthread_setaffinity_np(pthread_self(), sizeof set, &set);
-}
-
 static void pin_to(int cpu)
 {
 	cpu_set_t set;
 	CPU_ZERO(&set);
 	CPU_SET(cpu, &set);
 	pthread_setaffinity_np(pthread_self(), sizeof set, &set);
+}
+
+static void pin(struct worker *w)
+{
+	if (w->c->ncpu)
+		pin_to(w->c->cpu[w->id % w->c->ncpu]);
 }
 
 static void *close_at_fin(void *p)
