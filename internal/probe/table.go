@@ -13,8 +13,9 @@ import (
 // Table looks at the sockets that exist, once or again and again. It traces nothing. It belongs
 // to one goroutine.
 type Table struct {
-	cfg  Config
-	objs bpfObjects
+	cfg    Config
+	objs   bpfObjects
+	looked bool
 }
 
 // OpenTable loads what a look takes, which takes longer than the look. Close it.
@@ -35,9 +36,12 @@ func (t *Table) Close() error { return t.objs.Close() }
 // Sockets hands a row of kind Socket for each socket that exists now to emit, with all
 // processes that hold it. A *SkippedError says that rows are missing.
 func (t *Table) Sockets(emit func(*tcp.Event) error) error {
-	if err := t.forget(); err != nil {
-		return fmt.Errorf("forget the last look: %w", err)
+	if t.looked {
+		if err := t.forget(); err != nil {
+			return fmt.Errorf("forget the last look: %w", err)
+		}
 	}
+	t.looked = true
 	d := newDecoder(t.cfg.KernelAddr)
 	d.holders = newHolderList(d)
 	skipped, err := snapshot(&t.objs, d, t.cfg, func(uint32) {}, emit)
