@@ -35,7 +35,7 @@ func TestMissedTransition(t *testing.T) {
 		}
 		unseen := uint64(0)
 		readUntil(p, "both ends", func(e *tcp.Event) bool {
-			if e.Kind == tcp.Lost && e.Where == probe.WhereHook {
+			if e.Kind == tcp.Lost && e.Where == tcp.WhereHook {
 				unseen += e.Lost
 			}
 			w, ours := want[e.Cookie]

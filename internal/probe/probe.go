@@ -31,13 +31,6 @@ const idleInterval = time.Second
 // lossInterval is after how many events a busy reader asks for losses.
 const lossInterval = 1024
 
-// Where an event was lost.
-const (
-	WhereRing = "ring" // the ring buffer was full
-	WhereMap  = "map"  // a socket found no room in a table: not an event, but the socket that would have events
-	WhereHook = "hook" // the kernel did not run the program; reported at the next event of the socket
-)
-
 // Config selects what to trace. The zero value traces everything.
 type Config struct {
 	RingBytes    int           // a power of two, at least a page; 0: 8 MiB
@@ -239,13 +232,13 @@ func (p *Probe) lostSince(ev *tcp.Event) bool {
 	*ev = p.lossEvent()
 	switch {
 	case now.Lost != p.seen.Lost:
-		ev.Lost, ev.Where = now.Lost-p.seen.Lost, WhereRing
+		ev.Lost, ev.Where = now.Lost-p.seen.Lost, tcp.WhereRing
 		p.seen.Lost = now.Lost
 	case now.Untracked != p.seen.Untracked:
-		ev.Lost, ev.Where = now.Untracked-p.seen.Untracked, WhereMap
+		ev.Lost, ev.Where = now.Untracked-p.seen.Untracked, tcp.WhereMap
 		p.seen.Untracked = now.Untracked
 	case now.MissedTransitions != p.seen.MissedTransitions:
-		ev.Lost, ev.Where = now.MissedTransitions-p.seen.MissedTransitions, WhereHook
+		ev.Lost, ev.Where = now.MissedTransitions-p.seen.MissedTransitions, tcp.WhereHook
 		p.seen.MissedTransitions = now.MissedTransitions
 	default:
 		p.unseen.readIfDue()

@@ -34,7 +34,7 @@ func TestNoRoomForTimeWait(t *testing.T) {
 		}
 		entered, untracked := 0, uint64(0)
 		readUntil(p, "TIME_WAIT of all connections", func(e *tcp.Event) bool {
-			if e.Kind == tcp.Lost && e.Where == probe.WhereMap {
+			if e.Kind == tcp.Lost && e.Where == tcp.WhereMap {
 				untracked += e.Lost
 			}
 			if e.Kind == tcp.Transition && e.New == tcp.TimeWait {
@@ -74,7 +74,7 @@ func TestNoRoomCountsOnce(t *testing.T) {
 		}
 		done, untracked := 0, uint64(0)
 		readUntil(p, "FIN_WAIT2 of all connections", func(e *tcp.Event) bool {
-			if e.Kind == tcp.Lost && e.Where == probe.WhereMap {
+			if e.Kind == tcp.Lost && e.Where == tcp.WhereMap {
 				untracked += e.Lost
 			}
 			if e.Kind == tcp.Transition && e.New == tcp.FinWait2 {
@@ -211,7 +211,7 @@ func TestNoRoomForRequest(t *testing.T) {
 		}
 		done, untracked := 0, uint64(0)
 		readUntil(p, "the handshakes' ends", func(e *tcp.Event) bool {
-			if e.Kind == tcp.Lost && e.Where == probe.WhereMap {
+			if e.Kind == tcp.Lost && e.Where == tcp.WhereMap {
 				untracked += e.Lost
 			}
 			if e.Kind == tcp.Transition && e.Old == tcp.SynRecv {

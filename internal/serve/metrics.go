@@ -114,7 +114,7 @@ func (s *snapshot) collectLeaks(ch chan<- prometheus.Metric) (series int) {
 // collectLosses hands on what was not seen. A counter is there from the start, so that its
 // first rise is seen.
 func (s *snapshot) collectLosses(ch chan<- prometheus.Metric) {
-	collectCounts(ch, lostDesc, s.lost, wheres)
+	collectCounts(ch, lostDesc, s.lost, []string{tcp.WhereRing, tcp.WhereMap, tcp.WhereHook})
 	drops, cookies := []counted(nil), uint64(0)
 	for _, n := range s.unseen {
 		if n.what == tcp.WhereCookie {
@@ -126,9 +126,6 @@ func (s *snapshot) collectLosses(ch chan<- prometheus.Metric) {
 	collectCounts(ch, dropsDesc, drops, []string{tcp.WhereAcceptQueue, tcp.WhereSYNQueue, tcp.WhereListener})
 	ch <- counter(cookiesDesc, cookies)
 }
-
-// wheres are the places where events are lost, as package probe names them.
-var wheres = []string{"ring", "map", "hook"}
 
 func collectCounts(ch chan<- prometheus.Metric, desc *prometheus.Desc, counts []counted, always []string) {
 	known := make(map[string]uint64)

@@ -164,6 +164,13 @@ func (e *Event) Others() uint64 {
 	return uint64(len(e.Details.Holders)-1) + uint64(e.Details.HoldersMore)
 }
 
+// Where an event was lost: Event.Where.
+const (
+	WhereRing = "ring" // the ring buffer was full
+	WhereMap  = "map"  // a socket found no room in a table: not an event, but the socket that would have events
+	WhereHook = "hook" // the kernel did not run the program; reported at the next event of the socket
+)
+
 // Event is one thing that happened to one socket, or, as Socket, one socket as
 // it is. It is a plain value that can be reused and copied; its strings are
 // shared, never built per event.
@@ -220,7 +227,7 @@ type Event struct {
 	Details *Details // nil: none
 
 	Lost  uint64 // Lost: how many events since the last one; Unseen: how many packets, likewise
-	Where string // Lost: where they were dropped; Unseen: WhereCookie and the like
+	Where string // Lost: WhereRing and the like; Unseen: WhereCookie and the like
 }
 
 // Inherit fills in what the event does not know of its socket, as the event before it of the
