@@ -14,7 +14,7 @@ import (
 // leaksCmd finds sockets that sit in a state, and says why.
 type leaksCmd struct {
 	State     stuckStates `placeholder:"STATE,..." group:"What to look for" help:"The states to look at; default close-wait,close: CLOSE as long as a process holds the descriptor."`
-	OlderThan duration    `default:"10s" placeholder:"TIME" group:"What to look for" help:"Sockets that are in it for so long; default 10s."`
+	OlderThan duration    `default:"${olderThan}" placeholder:"TIME" group:"What to look for" help:"Sockets that are in it for so long; default ${default}."`
 	By        *leakBy     `placeholder:"WHAT" group:"What to look for" help:"Group by owner (process and remote end, the default), pid, comm, container, remote, lport or stack."`
 
 	Once     bool     `group:"Output" help:"One report; with -d after that time."`
@@ -105,14 +105,13 @@ func (c *leaksCmd) atEnd() bool { return c.Once || c.Check || c.Kill }
 
 // rule is what the flags say about which sockets count.
 func (c *leaksCmd) rule() leak.Rule {
-	rule := leak.Rule{States: c.State, OlderThan: uint64(c.OlderThan), By: leak.ByOwner, Recorded: c.Read != nil}
+	rule := leak.DefaultRule(c.Read != nil)
+	rule.OlderThan = uint64(c.OlderThan)
 	if c.By != nil {
 		rule.By = leak.By(*c.By)
 	}
-	if rule.States == nil && rule.Recorded {
-		rule.States = []tcp.State{tcp.CloseWait}
-	} else if rule.States == nil {
-		rule.States = []tcp.State{tcp.CloseWait, tcp.Close}
+	if c.State != nil {
+		rule.States = c.State
 	}
 	return rule
 }

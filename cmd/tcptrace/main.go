@@ -24,6 +24,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/tcptrace/tcptrace/internal/confine"
+	"github.com/tcptrace/tcptrace/internal/leak"
 	"github.com/tcptrace/tcptrace/internal/output"
 	"github.com/tcptrace/tcptrace/internal/terminal"
 )
@@ -234,6 +235,7 @@ func newParser(e *env, exit func(int), more ...kong.Option) (*kong.Kong, error) 
 			"streamFormats": either(new(streamFormat).Words()),
 			"format":        formats[0].name,
 			"pictured":      strconv.Itoa(output.MaxPictured),
+			"olderThan":     leak.DefaultOlderThan.String(),
 		},
 		kong.Writers(e.stdout, e.stderr),
 		kong.Exit(exit),

@@ -22,10 +22,12 @@ type liveScreen struct {
 	closed bool
 }
 
-// openScreen takes over the terminal, if there is one that can do more than print; nil: there
-// is none. The key q calls quit.
+// hasScreen reports whether f is a terminal that can do more than print.
+func hasScreen(f *os.File) bool { return terminal.IsTerminal(f) && os.Getenv("TERM") != "dumb" }
+
+// openScreen takes over the terminal, if there is one that hasScreen; nil: there is none. The key q calls quit.
 func openScreen(e *env, quit func()) (*liveScreen, error) {
-	if !terminal.IsTerminal(e.stdout.File()) || os.Getenv("TERM") == "dumb" {
+	if !hasScreen(e.stdout.File()) {
 		return nil, nil
 	}
 	screen, err := terminal.OpenScreen(e.stdin, e.stdout.File())

@@ -22,9 +22,7 @@ type serveCmd struct {
 	MaxServices count    `default:"500" placeholder:"COUNT" group:"Metrics" help:"Services with series of their own; the rest is ~other; default ${default}."`
 	Interval    duration `default:"10s" placeholder:"TIME" group:"Metrics" help:"From one look for leaks and used up ports to the next; default ${default}."`
 
-	RingSize   ringSize `default:"8M" placeholder:"SIZE" group:"Limits" help:"Ring buffer between the kernel and tcptrace; default ${default}."`
-	MaxSockets *count   `placeholder:"COUNT" group:"Limits" help:"Sockets tracked at once; default 1048576, before Linux 6.1 an eighth of that."`
-
+	limitFlags  `embed:"" group:"Limits"`
 	hooksFlag   `embed:"" group:"Kernel"`
 	kernelFlags `embed:"" group:"Kernel"`
 }
@@ -61,10 +59,8 @@ func serving(n confine.Needs) confine.Needs {
 }
 
 func (c *serveCmd) probeConfig() probe.Config {
-	config := probe.Config{RingBytes: int(c.RingSize), Tracked: true, Hooks: c.Hooks, BTF: c.BTF, Without: c.Without}
-	if c.MaxSockets != nil {
-		config.MaxSockets = uint32(*c.MaxSockets)
-	}
+	config := probe.Config{Tracked: true, Hooks: c.Hooks, BTF: c.BTF, Without: c.Without}
+	c.limit(&config)
 	return config
 }
 
@@ -131,8 +127,8 @@ func (c *serveCmd) listeners(e *env) (all []net.Listener, err error) {
 func (c *serveCmd) serve(e *env, source kernel, folders []string, config serve.Config) error {
 	config.WebConfig, config.Say, config.Version = c.WebConfig, e.say, version()
 	config.MaxServices, config.Look = int(c.MaxServices), time.Duration(c.Interval)
-	config.MaxSockets = (&tracingFlags{MaxSockets: c.MaxSockets}).followed()
-	config.Enrich, config.Offset = source.place.Fill, time.Now().UnixNano()-int64(source.Now())
+	config.MaxSockets = c.followed()
+	config.Offset = time.Now().UnixNano() - int64(source.Now())
 	config.Facts = leakFacts(source.Probe, "/proc", nil)
 	ranges := startRanges{known: make(map[uint32]leak.PortRange), read: config.Facts.Ports}
 	config.Facts.Ports = ranges.of
@@ -149,7 +145,7 @@ func (c *serveCmd) serve(e *env, source kernel, folders []string, config serve.C
 	needs := serving(needs(source.place, probe.ReadTrace))
 	needs.Read = append(needs.Read, folders...)
 	run.Confine = confined(needs)
-	counts, err := serve.Run(e.ctx, config, run, source)
+	counts, err := serve.Run(e.ctx, config, run, completeKernel{source})
 	a := account{counts: counts, losses: source.Losses()}
 	return e.finish(err, a.ofTrace())
 }

@@ -130,6 +130,17 @@ func (k kernel) Existing(states []tcp.State, emit func(*tcp.Event) error) error 
 	return k.TrackedSockets(states, emit)
 }
 
+// completeKernel is a kernel whose rows of sockets have what is known of their owners as well,
+// like its events.
+type completeKernel struct{ kernel }
+
+func (k completeKernel) Existing(states []tcp.State, emit func(*tcp.Event) error) error {
+	return k.kernel.Existing(states, func(row *tcp.Event) error {
+		k.place.Fill(row)
+		return emit(row)
+	})
+}
+
 // recorded is a recording as a pipeline.Source.
 type recorded struct {
 	*recording.Source

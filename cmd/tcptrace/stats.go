@@ -211,7 +211,7 @@ const narrowLine, wideLine = 80, 120
 // isStyled reports whether f is a terminal that shows bold characters and colours, and is to
 // (no-color.org).
 func isStyled(f *os.File) bool {
-	return terminal.IsTerminal(f) && os.Getenv("TERM") != "dumb" && os.Getenv("NO_COLOR") == ""
+	return hasScreen(f) && os.Getenv("NO_COLOR") == ""
 }
 
 // speaksUTF8 reports whether the locale has more characters than those of ASCII, see

@@ -2,13 +2,11 @@ package main
 
 import (
 	"io"
-	"os"
 	"time"
 
 	"github.com/tcptrace/tcptrace/internal/leak"
 	"github.com/tcptrace/tcptrace/internal/pipeline"
 	"github.com/tcptrace/tcptrace/internal/stats"
-	"github.com/tcptrace/tcptrace/internal/tcp"
 	"github.com/tcptrace/tcptrace/internal/terminal"
 	"github.com/tcptrace/tcptrace/internal/top"
 )
@@ -88,9 +86,6 @@ func (r *topRun) open(source pipeline.Source, offset int64) (pipeline.Consumer, 
 	return r.collector, nil
 }
 
-// hasScreen reports whether f is a terminal that can do more than print.
-func hasScreen(f *os.File) bool { return terminal.IsTerminal(f) && os.Getenv("TERM") != "dumb" }
-
 // options say how the view looks.
 func (r *topRun) options() top.Options {
 	return top.Options{
@@ -109,19 +104,13 @@ func (r *topRun) paced(source pipeline.Source) pipeline.Source {
 // leaks says which sockets may leak: those that leaks looks at without flags.
 func (r *topRun) leaks(source pipeline.Source) (leak.Config, error) {
 	filter, err := r.cmd.selectFlags.filter()
-	stuck := leaksCmd{OlderThan: duration(10 * time.Second), Read: r.cmd.Read}
-	config := leak.Config{Rule: stuck.rule(), Filter: filter, Detailed: top.MaxLeaks, Existing: source.Existing}
+	config := leak.Config{Rule: leak.DefaultRule(r.cmd.Read != nil), Filter: filter, Detailed: top.MaxLeaks, Existing: source.Existing}
 	switch source := source.(type) {
 	case recorded:
 		source.Track(config.Rule.States...)
 	case kernel:
 		config.Facts = leakFacts(source.Probe, "/proc", nil)
-		config.Existing = func(states []tcp.State, emit func(*tcp.Event) error) error {
-			return source.Existing(states, func(row *tcp.Event) error {
-				source.place.Fill(row)
-				return emit(row)
-			})
-		}
+		config.Existing = completeKernel{source}.Existing
 	}
 	return config, err
 }

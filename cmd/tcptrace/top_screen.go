@@ -164,7 +164,7 @@ func (s *topScreen) await() error {
 			}
 			return nil
 		case <-time.After(sayLimit):
-			if time.Since(began) > slowest || !terminal.Writable(s.file) {
+			if time.Since(began) > slowest || !pipeline.Writable(int(s.file.Fd())) {
 				_ = s.modes() // there is nobody to tell
 				return pipeline.ErrBlocked
 			}

@@ -15,11 +15,23 @@ type tracingFlags struct {
 
 	recordFlags `embed:"" group:"Recording"`
 
-	RingSize   ringSize `default:"8M" placeholder:"SIZE" group:"Limits" help:"Ring buffer between the kernel and tcptrace; default ${default}."`
-	MaxSockets *count   `placeholder:"COUNT" group:"Limits" help:"Sockets tracked at once; default 1048576, before Linux 6.1 an eighth of that."`
-
+	limitFlags  `embed:"" group:"Limits"`
 	hooksFlag   `embed:"" group:"Kernel"`
 	kernelFlags `embed:"" group:"Kernel"`
+}
+
+// limitFlags bound what a trace takes.
+type limitFlags struct {
+	RingSize   ringSize `default:"8M" placeholder:"SIZE" help:"Ring buffer between the kernel and tcptrace; default ${default}."`
+	MaxSockets *count   `placeholder:"COUNT" help:"Sockets tracked at once; default 1048576, before Linux 6.1 an eighth of that."`
+}
+
+// limit sets the limits.
+func (f *limitFlags) limit(config *probe.Config) {
+	config.RingBytes = int(f.RingSize)
+	if f.MaxSockets != nil {
+		config.MaxSockets = uint32(*f.MaxSockets)
+	}
 }
 
 // view is what a command makes of the events.
@@ -43,7 +55,7 @@ const selectInterval = 250 * time.Millisecond
 const maxFollowed = 1 << 18
 
 // followed is how many sockets a view follows at once.
-func (f *tracingFlags) followed() int {
+func (f *limitFlags) followed() int {
 	if f.MaxSockets != nil {
 		return int(*f.MaxSockets)
 	}
@@ -73,11 +85,8 @@ type selection struct {
 }
 
 func (f *tracingFlags) live(e *env, config probe.Config, sockets selection, v view) error {
-	config.RingBytes, config.KernelAddr = int(f.RingSize), v.kernelAddr && e.showsAddresses()
-	if f.MaxSockets != nil {
-		config.MaxSockets = uint32(*f.MaxSockets)
-	}
-	config.Tracked = v.tracked
+	f.limit(&config)
+	config.KernelAddr, config.Tracked = v.kernelAddr && e.showsAddresses(), v.tracked
 	config.Hooks, config.BTF, config.Without = f.Hooks, f.BTF, f.Without
 	source, err := e.openKernel(config, f.recordFlags)
 	if err != nil {

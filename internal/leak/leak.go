@@ -6,6 +6,7 @@ package leak
 
 import (
 	"slices"
+	"time"
 
 	"github.com/tcptrace/tcptrace/internal/tcp"
 )
@@ -35,6 +36,19 @@ type Rule struct {
 	// Recorded says that the rows are rebuilt from a recording: what changes without
 	// an event, as queues and descriptors do, is not known of them.
 	Recorded bool
+}
+
+// DefaultOlderThan is Rule.OlderThan, if nothing else is said.
+const DefaultOlderThan = 10 * time.Second
+
+// DefaultRule is what is looked at if nothing else is said: sockets that only their owner can
+// end. A recording does not tell which descriptors are kept after CLOSE.
+func DefaultRule(recorded bool) Rule {
+	r := Rule{States: []tcp.State{tcp.CloseWait, tcp.Close}, OlderThan: uint64(DefaultOlderThan), By: ByOwner, Recorded: recorded}
+	if recorded {
+		r.States = r.States[:1]
+	}
+	return r
 }
 
 // timeWait reports whether it is about destinations, not about leaks.

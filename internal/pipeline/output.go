@@ -23,8 +23,8 @@ func abandoned(ctx context.Context, fd int) bool {
 	return false
 }
 
-// writable reports whether a write to fd would not hang.
-func writable(fd int) bool {
+// Writable reports whether a write to fd would not hang.
+func Writable(fd int) bool {
 	revents, err := poll(fd, unix.POLLOUT, 0)
 	return err == nil && revents != 0
 }

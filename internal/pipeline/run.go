@@ -117,7 +117,7 @@ func stuck(ctx context.Context, output int) error {
 	switch {
 	case context.Cause(ctx) == syscall.EPIPE:
 		return syscall.EPIPE
-	case output >= 0 && !writable(output):
+	case output >= 0 && !Writable(output):
 		return ErrBlocked
 	}
 	return ErrUnfinished

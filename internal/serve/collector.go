@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"strings"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,7 +32,6 @@ const (
 // is not an exchange, a channel, a topic or atomic belongs to its goroutine.
 type collector struct {
 	source    pipeline.Source
-	enrich    func(*tcp.Event)
 	look      uint64 // ns from one look at the sockets to the next
 	started   chan struct{}
 	stop      chan struct{} // closed by closeOnce, when the capture ends
@@ -74,7 +73,6 @@ type storyAnswer struct {
 // collectorConfig says what a collector keeps.
 type collectorConfig struct {
 	source      pipeline.Source
-	enrich      func(*tcp.Event) // completes rows of Source.Existing; nil: they are complete
 	facts       leak.Facts
 	maxServices int
 	maxSockets  int
@@ -84,15 +82,15 @@ type collectorConfig struct {
 
 func newCollector(cfg collectorConfig) *collector {
 	c := &collector{
-		source: cfg.source, enrich: cfg.enrich, look: uint64(cfg.look), started: make(chan struct{}), stop: make(chan struct{}),
+		source: cfg.source, look: uint64(cfg.look), started: make(chan struct{}), stop: make(chan struct{}),
 		meter: newMeter(cfg.maxServices, cfg.maxSockets), history: newHistory(maxHistory),
 		tally: stats.NewTally(stats.Config{By: stats.ByUnit, Max: cfg.maxSockets, Offset: cfg.offset}),
 		lost:  make(map[string]uint64), unseen: make(map[string]uint64),
 		storiesWanted: make(chan storyQuestion, maxStories),
 	}
 	watch := leak.Config{
-		Rule:     leak.Rule{States: []tcp.State{tcp.CloseWait, tcp.Close}, OlderThan: uint64(10 * time.Second), By: leak.ByOwner},
-		Existing: c.existing, Facts: cfg.facts, Detailed: maxGroups, Offset: cfg.offset,
+		Rule:     leak.DefaultRule(false),
+		Existing: c.source.Existing, Facts: cfg.facts, Detailed: maxGroups, Offset: cfg.offset,
 	}
 	c.leaks = leak.NewWatch(watch)
 	watch.Rule = leak.Rule{States: []tcp.State{tcp.TimeWait}}
@@ -111,16 +109,6 @@ const (
 	topicConnection = "connection"
 	topicTransition = "transition"
 )
-
-// existing hands on complete rows of the sockets that exist.
-func (c *collector) existing(states []tcp.State, emit func(*tcp.Event) error) error {
-	return c.source.Existing(states, func(e *tcp.Event) error {
-		if c.enrich != nil {
-			c.enrich(e)
-		}
-		return emit(e)
-	})
-}
 
 // Event counts an event. It allocates nothing as long as nobody reads events.
 func (c *collector) Event(e *tcp.Event) error {
@@ -229,7 +217,7 @@ func (c *collector) leaksJSON() ([]byte, error) {
 func (c *collector) socketsJSON() ([]byte, error) {
 	var b bytes.Buffer
 	lines, rows := output.NewJSON(&b), 0
-	err := c.existing(tcp.States(), func(e *tcp.Event) error {
+	err := c.source.Existing(tcp.States(), func(e *tcp.Event) error {
 		if rows++; rows > maxRows {
 			return nil
 		}
@@ -253,7 +241,7 @@ func (c *collector) story(cookie uint64) []tcp.Event {
 	if events != nil {
 		return events
 	}
-	_ = c.existing(tcp.States(), func(e *tcp.Event) error { // an error: it is not known
+	_ = c.source.Existing(tcp.States(), func(e *tcp.Event) error { // an error: it is not known
 		if e.Cookie == cookie {
 			events = append(events, *e)
 		}
@@ -307,9 +295,8 @@ func (r *connectionRelay) event(e *tcp.Event) error {
 
 // parseCookie understands a cookie as JSON shows it.
 func parseCookie(text string) (cookie uint64, err error) {
-	if len(text) > 16 || strings.Trim(text, "0123456789abcdefABCDEF") != "" || text == "" {
+	if cookie, err = strconv.ParseUint(text, 16, 64); err != nil || len(text) > 16 {
 		return 0, fmt.Errorf("%q is not a cookie: give the field cookie of the JSON, such as 2001", text)
 	}
-	_, err = fmt.Sscanf(text, "%x", &cookie)
-	return cookie, err
+	return cookie, nil
 }

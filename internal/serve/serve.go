@@ -23,7 +23,6 @@ import (
 
 	"github.com/tcptrace/tcptrace/internal/leak"
 	"github.com/tcptrace/tcptrace/internal/pipeline"
-	"github.com/tcptrace/tcptrace/internal/tcp"
 )
 
 // Config says what a daemon serves, and where.
@@ -38,8 +37,7 @@ type Config struct {
 	MaxSockets  int           // that are followed at once
 	Look        time.Duration // from one look for leaks to the next
 	Facts       leak.Facts
-	Enrich      func(*tcp.Event) // completes rows of Source.Existing; nil: they are complete
-	Offset      int64            // of the wall clock to CLOCK_BOOTTIME in ns, until an event tells
+	Offset      int64 // of the wall clock to CLOCK_BOOTTIME in ns, until an event tells
 }
 
 // The bounds of what clients can take.
@@ -65,6 +63,7 @@ type daemon struct {
 
 // Run serves until the source ends or a signal ends the run, see pipeline.Run. SIGHUP does
 // not: the files of Config.WebConfig are looked at again, and what is wrong with them is said.
+// The rows of source.Existing have to be complete: what completes events does not see them.
 func Run(ctx context.Context, cfg Config, run pipeline.Config, source pipeline.Source) (pipeline.Counts, error) {
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, unix.SIGHUP)
@@ -97,7 +96,7 @@ func newDaemon(cfg Config, source pipeline.Source) *daemon {
 		cfg: cfg, logger: log, failed: make(chan error, len(cfg.Listeners)),
 		answers: make(chan struct{}, maxAnswers),
 		collector: newCollector(collectorConfig{
-			source: source, enrich: cfg.Enrich, facts: cfg.Facts, maxServices: cfg.MaxServices, maxSockets: cfg.MaxSockets,
+			source: source, facts: cfg.Facts, maxServices: cfg.MaxServices, maxSockets: cfg.MaxSockets,
 			look: cfg.Look, offset: cfg.Offset,
 		}),
 	}

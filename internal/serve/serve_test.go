@@ -611,7 +611,6 @@ func TestNotify(t *testing.T) {
 // What the sockets are cannot be looked at: all else is served.
 func TestFailedLook(t *testing.T) {
 	r := start(t, newFeed(), func(c *Config) {
-		c.Enrich = func(*tcp.Event) {}
 		c.Facts = leak.Facts{}
 	})
 	r.feed.rows.Store(&[]tcp.Event{{Kind: tcp.Kind(99), New: tcp.CloseWait}})

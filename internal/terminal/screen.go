@@ -229,10 +229,3 @@ func Modes(f *os.File) (restore func() error) {
 	}
 	return func() error { return unix.IoctlSetTermios(int(f.Fd()), unix.TCSETS, saved) }
 }
-
-// Writable reports whether a write to f would not hang.
-func Writable(f *os.File) bool {
-	fds := []unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLOUT}}
-	_, err := unix.Poll(fds, 0)
-	return err == nil && fds[0].Revents != 0
-}
