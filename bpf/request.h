@@ -66,14 +66,32 @@ static __always_inline void emit_request(const struct request *r, u64 now)
 }
 
 /*
- * request_since is when the kernel sent the first SYN-ACK, right after the SYN: the
- * beginning of a request that is older than what we know of it.
+ * boot_time turns CLOCK_MONOTONIC into CLOCK_BOOTTIME, which is ahead by the time that the
+ * machine was suspended. An interrupt, or the host of a virtual machine, may come between
+ * the two readings: then they are taken again.
  */
-static __always_inline u64 request_since(struct request_sock *req, u64 now)
+static __always_inline u64 boot_time(u64 monotonic)
+{
+	u64 before, suspended;
+
+	for (int i = 0; i < 3; i++) {
+		before = bpf_ktime_get_ns();
+		suspended = bpf_ktime_get_boot_ns() - before;
+		if (bpf_ktime_get_ns() - before < NSEC_PER_MSEC / 10)
+			break;
+	}
+	return monotonic + suspended;
+}
+
+/*
+ * request_since is when the kernel sent the first SYN-ACK, right after the SYN: the
+ * beginning of a request that is older than what we know of it. 0: not sent yet.
+ */
+static __always_inline u64 request_since(struct request_sock *req)
 {
 	u64 sent = BPF_CORE_READ((struct tcp_request_sock *)req, snt_synack);
 
-	return sent ? now - (bpf_ktime_get_ns() - sent * 1000) : 0;
+	return sent ? boot_time(sent * 1000) : 0;
 }
 
 /* sent_again: the SYN-ACK was, by the timer or for one more SYN, before the timer is armed. */
@@ -105,7 +123,7 @@ static __always_inline void request_armed(struct timer_list *timer)
 		return;
 	now = bpf_ktime_get_boot_ns();
 	again = sent_again(req);
-	describe_request(&r, req, &c, again ? request_since(req, now) : now);
+	describe_request(&r, req, &c, again ? request_since(req) : now);
 	if (!r.since)
 		r.event.time = now;
 	if (bpf_map_update_elem(&requests, &key, &r, BPF_ANY) == 0)
@@ -174,7 +192,7 @@ static __always_inline void unknown_completed(struct request_sock *req)
 		cpu->counted = child;
 		return;
 	}
-	since = request_since(req, bpf_ktime_get_boot_ns());
+	since = request_since(req);
 	if (since)
 		info->since = since;
 	else

@@ -448,6 +448,15 @@ static __always_inline u64 kernel_age(const struct tcp_sock *tp, u8 state)
 }
 
 /*
+ * since_of must come after the age was found by another clock: what passes between the two
+ * readings makes the age too low then, which is a lower bound.
+ */
+static __always_inline u64 since_of(u64 age)
+{
+	return bpf_ktime_get_boot_ns() - age;
+}
+
+/*
  * fill_row writes a row, except of a listener that is known for its children alone. It returns
  * INFO_ROW_DUE where there was no room for it.
  */
@@ -455,8 +464,8 @@ static __noinline int fill_row(struct seq_file *seq, struct tcp_sock *tp, struct
 			       struct conn *c)
 {
 	struct sock *sk = &tp->inet_conn.icsk_inet.sk;
-	u64 now = bpf_ktime_get_boot_ns(), age;
 	u8 kind = DURATION_UNKNOWN; /* the kernel keeps no time for this state */
+	u64 age;
 
 	info->flags &= ~(INFO_ROW_DUE | INFO_UNACCEPTED);
 	info->cookie = socket_cookie(sk);
@@ -468,7 +477,7 @@ static __noinline int fill_row(struct seq_file *seq, struct tcp_sock *tp, struct
 		info->flags |= INFO_UNACCEPTED;
 	age = kernel_age(tp, info->state);
 	if (age) {
-		info->since = now - age;
+		info->since = since_of(age);
 		kind = DURATION_AT_LEAST;
 	}
 	return selected(c) && write_row(seq, c, info, kind, tp) ? INFO_ROW_DUE : 0;
@@ -535,10 +544,10 @@ static __always_inline u64 timewait_age(struct inet_timewait_sock *tw, u8 state)
 static __noinline int timewait_row(struct seq_file *seq, struct sock_common *common)
 {
 	struct inet_timewait_sock *tw = (void *)common;
-	u64 now = bpf_ktime_get_boot_ns(), key, age;
 	u8 kind = DURATION_UNKNOWN;
 	struct sock_info info = {};
 	struct conn c;
+	u64 key, age;
 
 	read_conn(&c, common);
 	if (!selected(&c))
@@ -547,12 +556,11 @@ static __noinline int timewait_row(struct seq_file *seq, struct sock_common *com
 	info.cookie = has_socket_cookie ? bpf_get_socket_cookie(common) : common->skc_cookie.counter;
 	info.state = BPF_CORE_READ(tw, tw_substate);
 	info.kind = DURATION_AT_LEAST;
-	info.since = now;
 	info.uid = -1;
 	info.owner.fd = -1;
 	age = timewait_age(tw, info.state);
+	info.since = since_of(age);
 	if (age) {
-		info.since = now - age;
 		kind = DURATION_AT_LEAST;
 	}
 	key = conn_key(&c);
@@ -595,7 +603,7 @@ static __noinline int request_row(struct seq_file *seq, struct sock_common *comm
 	read_conn(&c, common);
 	if (!selected(&c))
 		return 0;
-	describe_request(&r, req, &c, request_since(req, bpf_ktime_get_boot_ns()));
+	describe_request(&r, req, &c, request_since(req));
 	if (bpf_map_update_elem(&requests, &key, &r, BPF_NOEXIST) == 0 &&
 	    write_request(seq, &r.event, r.since, req))
 		bpf_map_delete_elem(&requests, &key);

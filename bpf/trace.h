@@ -22,6 +22,7 @@
 #define MAX_PORTS 8
 #define V4_MAPPED bpf_htonl(0xffff)
 #define NSEC_PER_SEC 1000000000ULL
+#define NSEC_PER_MSEC 1000000ULL
 #define TIMEWAIT_SEC 60 /* TCP_TIMEWAIT_LEN, include/net/tcp.h */
 
 /*

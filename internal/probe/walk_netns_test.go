@@ -132,16 +132,14 @@ func (n *netns) step(name string, do func(), settled ...reached) {
 	n.note(name, span{from, bootNS()})
 }
 
-// watch waits for what the kernel does by itself, and times it.
+// watch waits for what the kernel does by itself, and times it. Its hook comes before the
+// change: one look may fall between the two, so the time is from the look before that.
 func (n *netns) watch(name string, s *sock, state tcp.State) {
-	from := bootNS()
+	now := bootNS()
+	from, last := now, now
 	eventually(2*time.Minute, fmt.Sprintf("%s: %s is still not %v", name, s.name, state), func() bool {
-		now := bootNS()
-		if s.state() == state {
-			return true
-		}
-		from = now // it had not happened yet
-		return false
+		from, last, now = last, now, bootNS()
+		return s.state() == state
 	})
 	n.note(name, span{from, bootNS()})
 }
