@@ -21,7 +21,7 @@ GENERATED = $(foreach object,bpf trampoline direct directtrampoline,internal/pro
 # The linter has a module of its own: its hundreds of dependencies are not our users'.
 GOLANGCI_LINT = $(GO) tool -modfile=internal/test/tools/go.mod golangci-lint
 
-.PHONY: help build run check test soak test-kernels generate check-generated clang-version lint fmt fuzz bench microbench install clean deps rig
+.PHONY: help build run check test soak test-kernels test-servers generate check-generated clang-version lint fmt fuzz bench microbench install clean deps rig
 
 help: ## this menu
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -50,6 +50,20 @@ soak: deps build rig ## three tracers at once stay as small as they were, for SO
 # Emulated, so it needs neither root nor KVM; see internal/test/kernels.
 test-kernels: deps ## the kernel tests on Debian's kernels 5.10 to 7.x, also RT and locked down; KERNEL=6.1,6.12-rt for some
 	$(GO) run ./internal/test/kernels -kernel "$(KERNEL)"
+
+# Real servers, of a module of their own. To build them takes ten minutes of CPU and 3 GB, once for
+# each version: they are kept outside of the tree.
+SERVERS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tcptrace/servers
+
+$(SERVERS)/%: internal/test/servers/go.mod
+	@mkdir -p $(SERVERS)
+	cd internal/test/servers && CGO_ENABLED=0 nice $(GO) build -trimpath -ldflags '-s -w' -o $@ github.com/prometheus/prometheus/cmd/$*
+	@touch $@ # the build leaves one alone that is the same
+
+test-servers: build $(SERVERS)/prometheus $(SERVERS)/promtool ## a real Prometheus with our rules and dashboard, which it builds first
+	$(GO) build -o bin/leaky ./internal/test/rig/leaky
+	cd internal/test/servers && $(GO) vet . && $(GO) test -v -count=1 -timeout 10m $(if $(SUDO),-exec $(SUDO)) . \
+		-servers $(SERVERS) -bin $(CURDIR)/bin
 
 GENERATE = BPF2GO_CC=$(BPF_CLANG) $(GO) generate ./internal/probe
 
@@ -107,9 +121,10 @@ bench: deps build bin/churn ## what a trace costs, beside bcc's tcpstates and bp
 microbench: ## run the Go benchmarks, with allocations; BENCHTIME=1s
 	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...
 
-install: build ## install the binary and the man page below PREFIX=/usr/local
+install: build ## install the binary, the man page and the systemd unit below PREFIX=/usr/local
 	install -D -m 755 bin/tcptrace $(DESTDIR)$(PREFIX)/bin/tcptrace
 	install -D -m 644 cmd/tcptrace/tcptrace.1 $(DESTDIR)$(PREFIX)/share/man/man1/tcptrace.1
+	install -D -m 644 packaging/systemd/tcptrace.service $(DESTDIR)$(PREFIX)/lib/systemd/system/tcptrace.service
 
 clean: ## remove what was built
 	rm -rf bin
