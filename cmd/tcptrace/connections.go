@@ -1,7 +1,7 @@
 package main
 
 import (
-	"io"
+	"os"
 
 	"github.com/tcptrace/tcptrace/internal/connection"
 	"github.com/tcptrace/tcptrace/internal/output"
@@ -30,14 +30,14 @@ type recordWriter interface {
 }
 
 // recordWriterOf returns the writer of a format.
-func recordWriterOf(f format, w io.Writer, o output.Options) recordWriter {
+func recordWriterOf(f format, w *os.File, o output.Options) recordWriter {
 	switch f.name {
 	case "json":
 		return output.NewConnectionJSON(w)
 	case "csv":
 		return output.NewConnectionCSV(w, o)
 	}
-	return output.NewConnectionColumns(w, o)
+	return output.NewConnectionColumns(w, o, lineWidth(w))
 }
 
 // Run prints connections until the source ends or the user has enough.

@@ -25,6 +25,15 @@ type liveScreen struct {
 // hasScreen reports whether f is a terminal that can do more than print.
 func hasScreen(f *os.File) bool { return terminal.IsTerminal(f) && os.Getenv("TERM") != "dumb" }
 
+// lineWidth is how long a line of the terminal is; 0: f is none.
+func lineWidth(f *os.File) int {
+	if !terminal.IsTerminal(f) {
+		return 0
+	}
+	width, _ := terminal.Size(f)
+	return width
+}
+
 // openScreen takes over the terminal, if there is one that hasScreen; nil: there is none. The key q calls quit.
 func openScreen(e *env, quit func()) (*liveScreen, error) {
 	if !hasScreen(e.stdout.File()) {

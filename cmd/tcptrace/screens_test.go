@@ -25,8 +25,7 @@ var allSurroundings = map[string]surroundings{
 	"no UTF-8, it only prints": {[]string{"TERM=dumb", "LC_ALL=", "LC_CTYPE=", "LANG="}, true, false},
 }
 
-// What each view shows on a terminal, byte by byte. It is as wide as the view says, whatever
-// the terminal has: connections has lines of any length, stats takes the width that there is.
+// What each view shows on a terminal, byte by byte. Some take the width that there is.
 func TestScreens(t *testing.T) {
 	for _, view := range []struct {
 		name   string
@@ -36,7 +35,7 @@ func TestScreens(t *testing.T) {
 		wide   bool // it takes the width of the terminal
 		limit  int  // of lines where it does not; 0: none
 	}{
-		{name: "connections", args: []string{"connections"}},
+		{name: "connections", args: []string{"connections"}, wide: true},
 		{name: "stats", args: []string{"stats"}, ascii: true, wide: true},
 		{name: "timeline", args: []string{"timeline", "-P", "54976,54994,60662"}, ascii: true, limit: 80},
 		{name: "diagram", args: []string{"stats", "--diagram"}, ascii: true, styled: true, limit: 80},

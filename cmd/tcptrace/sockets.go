@@ -237,10 +237,7 @@ func (s *socketsShow) onScreen() bool { return s.cmd.Watch > 0 && isStyled(s.fil
 
 // options are those of text.
 func (s *socketsShow) options() output.SocketsOptions {
-	o := output.SocketsOptions{Options: s.cmd.formatFlags.options(output.Options{}), Title: s.cmd.Watch > 0}
-	if terminal.IsTerminal(s.file) {
-		o.Width, _ = terminal.Size(s.file)
-	}
+	o := output.SocketsOptions{Options: s.cmd.formatFlags.options(output.Options{}), Title: s.cmd.Watch > 0, Width: lineWidth(s.file)}
 	if s.onScreen() {
 		_, height := terminal.Size(s.file)
 		o.Lines = max(height-1, 1) // the title may take two

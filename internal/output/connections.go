@@ -1,17 +1,23 @@
 package output
 
 import (
+	"bytes"
 	"io"
+	"iter"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/tcptrace/tcptrace/internal/connection"
 	"github.com/tcptrace/tcptrace/internal/tcp"
 )
 
 // The layouts of connections, by name. states comes last, where it can be as long as it is.
+// On a narrow terminal the folded ones go below the line, the first ones first.
 const (
+	connectionFolded = "states bytes_received bytes_sent role duration_ms closed_first reason"
 	connectionLayout = "pid comm role local remote bytes_sent bytes_received duration_ms closed_first reason states"
 	connectionMore   = "start boot_ns start_boot_ns cookie netns device family protocol state open outcome time_wait_reason missing errno " +
 		"owner_source holder unaccepted acked fd uid retransmits srtt_us skaddr container_id cgroup"
@@ -127,19 +133,47 @@ func (f *formatter) states(b []byte, r *connection.Record) []byte {
 	return b
 }
 
-// ConnectionColumns writes one aligned line per connection, under a header.
+// ConnectionColumns writes one aligned line per connection, under a header. On a terminal,
+// what there is no room for is below the line.
 type ConnectionColumns struct {
 	buffer
 	table table[connection.Record]
+	below table[connection.Record]
+	width int    // of the terminal
+	cell  []byte // for those below
 }
 
-// NewConnectionColumns returns a writer of columns to w. The header is in the buffer: Flush
-// shows it before the first connection.
-func NewConnectionColumns(w io.Writer, o Options) *ConnectionColumns {
-	c := &ConnectionColumns{newBuffer(w), newFormatter(o, 3, ">=").connections().choose(o.connectionNames())}
+// NewConnectionColumns returns a writer of columns to w, a terminal of that width; 0: a line is
+// as long as it gets, and so it is if o asks for wide or extended ones. The header is in the
+// buffer: Flush shows it before the first connection.
+func NewConnectionColumns(w io.Writer, o Options, width int) *ConnectionColumns {
+	all, names := newFormatter(o, 3, ">=").connections(), o.connectionNames()
+	c := &ConnectionColumns{buffer: newBuffer(w), table: all.choose(names), width: width}
+	if width > 0 && !o.Wide && !o.Extended {
+		folded := c.table.fold(strings.Fields(connectionFolded), width)
+		isFolded := func(name string) bool { return slices.Contains(folded, name) }
+		c.table = all.choose(slices.DeleteFunc(slices.Clone(names), isFolded))
+		c.below = all.choose(slices.DeleteFunc(names, func(name string) bool { return !isFolded(name) }))
+	}
 	c.table.fit(o.Wide)
 	c.lines = c.table.appendHeader(c.lines)
 	return c
+}
+
+// fold returns the first of the names that must go for the others to fit into the width.
+func (t table[T]) fold(names []string, width int) []string {
+	n := -1
+	for _, c := range t {
+		n += c.width + 1
+	}
+	for i, name := range names {
+		at := slices.IndexFunc(t, func(c column[T]) bool { return c.name == name })
+		n -= t[at].width + 1
+		if n <= width {
+			return names[:i+1]
+		}
+	}
+	return names
 }
 
 // connectionNames returns the names of the columns that the options ask for.
@@ -154,9 +188,70 @@ func (o Options) connectionNames() []string {
 	return names
 }
 
-// Write writes r as one line, when the buffer is full or with the next Flush.
+// Write writes r, when the buffer is full or with the next Flush.
 func (c *ConnectionColumns) Write(r *connection.Record) error {
-	return c.keep(c.table.appendLine(c.lines, r))
+	return c.keep(c.appendBelow(c.table.appendLine(c.lines, r), r))
+}
+
+// appendBelow appends lines of "name=value" and of states.
+func (c *ConnectionColumns) appendBelow(b []byte, r *connection.Record) []byte {
+	at := 0
+	for i := range c.below {
+		column := &c.below[i]
+		c.cell = column.appendCell(c.cell[:0], r, math.MaxInt)
+		if column.name != "states" {
+			if len(c.cell) > 0 {
+				b, at = c.appendWord(b, at, column.name, c.cell)
+			}
+			continue
+		}
+		for word := range statesApart(c.cell) {
+			b, at = c.appendWord(b, at, "", word)
+		}
+	}
+	if at > 0 {
+		b = append(b, '\n')
+	}
+	return b
+}
+
+// appendWord appends a word to the line, which has at characters, or to a new one.
+func (c *ConnectionColumns) appendWord(b []byte, at int, name string, word []byte) ([]byte, int) {
+	const indent = "        " // under COMM
+	n := utf8.RuneCount(word)
+	if name != "" {
+		n += len(name) + len("=")
+	}
+	switch {
+	case at == 0:
+		b, at = append(b, indent...), len(indent)
+	case at+1+n <= c.width:
+		b, at = append(b, ' '), at+1
+	default:
+		b, at = append(append(b, '\n'), indent...), len(indent)
+	}
+	if name != "" {
+		b = append(append(b, name...), '=')
+	}
+	return append(b, word...), at + n
+}
+
+// statesApart yields the parts of a cell of states: "SYN_SENT 0.103", "ESTABLISHED >=5.524".
+func statesApart(cell []byte) iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		for len(cell) > 0 {
+			end := len(cell)
+			if name := bytes.IndexByte(cell, ' '); name >= 0 {
+				if time := bytes.IndexByte(cell[name+1:], ' '); time >= 0 {
+					end = name + 1 + time
+				}
+			}
+			if !yield(cell[:end]) {
+				return
+			}
+			cell = cell[min(end+1, len(cell)):]
+		}
+	}
 }
 
 // ConnectionCSV writes one record per connection, after a header, as CSV does. It has every

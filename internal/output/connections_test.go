@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/tcptrace/tcptrace/internal/connection"
 	"github.com/tcptrace/tcptrace/internal/tcp"
@@ -60,7 +61,7 @@ func TestConnectionColumns(t *testing.T) {
 	utc(t)
 	hostile := small()
 	hostile.OwnerSource, hostile.Comm, hostile.PID = tcp.FromUse, "\x1b[2Jevil", 7
-	compare(t, records(t, func(w io.Writer) recordWriter { return NewConnectionColumns(w, Options{Time: true}) }, small(), hostile), `TIME     PID     COMM       ROLE     LOCAL                 REMOTE                BYTES_SENT BYTES_RECEIVED  DURATION_MS CLOSED_FIRST REASON            STATES
+	compare(t, records(t, func(w io.Writer) recordWriter { return NewConnectionColumns(w, Options{Time: true}, 0) }, small(), hostile), `TIME     PID     COMM       ROLE     LOCAL                 REMOTE                BYTES_SENT BYTES_RECEIVED  DURATION_MS CLOSED_FIRST REASON            STATES
 11:06:40 -       -          -        10.0.0.7:43210        192.0.2.80:443                 -              -      >=7.000 -            -                 ESTABLISHED ? FIN_WAIT1 >=6.000 TIME_WAIT...
 11:06:40 7       \x1b[2Jevi -        10.0.0.7:43210        192.0.2.80:443                 -              -      >=7.000 -            -                 ESTABLISHED ? FIN_WAIT1 >=6.000 TIME_WAIT...
 `)
@@ -122,10 +123,40 @@ func sameAsCSV(t *testing.T, r *connection.Record) {
 	}
 }
 
+// On a terminal no line is longer than it, where the cells fit at all, and nothing is lost.
+func TestConnectionColumnsFold(t *testing.T) {
+	whole := func(width int) []string {
+		return strings.Fields(records(t, func(w io.Writer) recordWriter { return NewConnectionColumns(w, Options{}, width) }, ended()))
+	}
+	values := whole(0)[len(strings.Fields(connectionLayout)):]
+	for _, width := range []int{1, 40, 76, 80, 100, 120, 160, 400} {
+		folded := records(t, func(w io.Writer) recordWriter { return NewConnectionColumns(w, Options{}, width) }, ended())
+		for line := range strings.Lines(folded) {
+			if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > max(width, 80) {
+				t.Errorf("at %d: %d characters: %s", width, n, line)
+			}
+		}
+		_, folded, _ = strings.Cut(folded, "\n")
+		var shown []string
+		for _, word := range strings.Fields(folded) {
+			_, value, isNamed := strings.Cut(word, "=")
+			if !isNamed || strings.HasPrefix(word, ">=") {
+				value = word
+			}
+			shown = append(shown, value)
+		}
+		slices.Sort(shown)
+		if want := slices.Sorted(slices.Values(values)); !slices.Equal(shown, want) {
+			t.Errorf("at %d: %q, want %q", width, shown, want)
+		}
+	}
+}
+
 func TestConnectionWritersDoNotAllocate(t *testing.T) {
 	r := ended()
 	for name, w := range map[string]recordWriter{
-		"columns": NewConnectionColumns(io.Discard, Options{}), "csv": NewConnectionCSV(io.Discard, Options{}), "json": NewConnectionJSON(io.Discard),
+		"columns": NewConnectionColumns(io.Discard, Options{}, 0), "narrow": NewConnectionColumns(io.Discard, Options{}, 80),
+		"csv": NewConnectionCSV(io.Discard, Options{}), "json": NewConnectionJSON(io.Discard),
 	} {
 		if n := testing.AllocsPerRun(1000, func() {
 			if err := w.Write(r); err != nil {
