@@ -96,7 +96,9 @@ static __always_inline void seed(struct sock *sk, struct sock_info *info)
 	info->sk = key;
 	info->kind = DURATION_AT_LEAST;
 	info->flags = INFO_ROW_DUE;
-	info->uid = -1; /* fill_row finds out, where its namespace is walked */
+	/* fill_row reads these again. A child of this listener may come before, and inherits them. */
+	info->cgroup = cgroup_id(sk, false);
+	info->uid = BPF_CORE_READ(sk, sk_uid.val);
 	bpf_map_update_elem(&socks, &key, info, BPF_NOEXIST);
 }
 

@@ -198,3 +198,60 @@ func TestSeedIsComplete(t *testing.T) {
 		}
 	}))
 }
+
+// A child of a listener that Seed knows from its file, and has not reached in its namespace yet,
+// inherits all that is known of it: the owner, the cgroup and the user.
+func TestSeedChildBeforeRow(t *testing.T) {
+	need.Kernel(t)
+	type end struct {
+		listener, client int
+		to               unix.Sockaddr
+	}
+	ends := map[uint32]end{}
+	for range 2 {
+		var e end
+		inode := inNewNamespace(t, func() {
+			e.listener = listenOnLoopback()
+			e.to = must(unix.Getsockname(e.listener))
+			e.client = must(unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0))
+		})
+		defer unix.Close(e.listener)
+		defer unix.Close(e.client)
+		ends[inode] = e
+	}
+	report(t, onOwnThread(func() {
+		p := must(probe.Open(probe.Config{OwnerRefresh: -1}))
+		defer p.Close()
+		var listener tcp.Event
+		var first, second uint32
+		check(p.Seed(func(e *tcp.Event) error {
+			if _, ours := ends[e.NetNS]; !ours || e.New != tcp.Listen {
+				return nil
+			}
+			if listener = *e; first != 0 {
+				return nil
+			}
+			first = e.NetNS
+			for inode, other := range ends { // its row is yet to come
+				if inode != first {
+					second = inode
+					check(unix.Connect(other.client, other.to), "connect")
+				}
+			}
+			return nil
+		}), "seed")
+		if listener.NetNS != second || second == 0 {
+			fail("the row of the second listener is missing: %s", describe(&listener))
+		}
+		var child tcp.Event
+		readUntil(p, "the child's connection", func(e *tcp.Event) bool {
+			child = *e
+			return e.NetNS == second && e.Old == tcp.Listen && e.New == tcp.SynRecv
+		})
+		if child.PID != listener.PID || child.OwnerSource != tcp.FromInherited || child.CgroupID != listener.CgroupID ||
+			child.UID != listener.UID || child.CgroupID == 0 {
+			t.Errorf("child of process %d (%q), cgroup %d, user %d; want process %d (inherited), cgroup %d, user %d", child.PID, child.OwnerSource,
+				child.CgroupID, child.UID, listener.PID, listener.CgroupID, listener.UID)
+		}
+	}))
+}
