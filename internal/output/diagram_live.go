@@ -55,7 +55,7 @@ type LiveEdge struct {
 func (l *Live) Edges() (all []LiveEdge) {
 	for i := range l.drawn.edges {
 		e := &l.drawn.edges[i]
-		all = append(all, LiveEdge{e.from, e.to, e.text(), titleOf(e), e.classes()})
+		all = append(all, LiveEdge{e.from, e.to, e.text(), titleOf(e), e.liveClasses()})
 	}
 	return all
 }
@@ -63,8 +63,8 @@ func (l *Live) Edges() (all []LiveEdge) {
 // Below returns lines about what was taken and has no place in the picture.
 func (l *Live) Below() []string { return l.drawn.below }
 
-// SVG returns the picture as an element of HTML, in the layout of Picture and without colours:
-// those are for the style sheet of the page. An element with data-state or data-edge has the
+// SVG returns the picture as an element of HTML, in the layout of Picture. Its colours are in
+// LiveStyle, for a page that takes style sheets alone. An element with data-state or data-edge has the
 // texts of a LiveState or a LiveEdge. Text in it is escaped.
 func (l *Live) SVG() string {
 	d := &diagramSVG{top: svgMargin, live: true}
@@ -81,6 +81,20 @@ func (l *Live) SVG() string {
 	}
 	d.b.WriteString("</svg>\n")
 	return d.b.String()
+}
+
+// LiveStyle is a style sheet for the picture, with the colours of Picture.
+func LiveStyle() string {
+	return svgCommon.light + diagramColors.light + ".stub.never{display:none}\n" +
+		"@media (prefers-color-scheme:dark){\n" + svgCommon.dark + diagramColors.dark + "}\n"
+}
+
+// liveClasses also tell which edges are hidden as long as nobody takes them.
+func (e *drawnEdge) liveClasses() string {
+	if e.stub {
+		return e.classes() + " stub"
+	}
+	return e.classes()
 }
 
 func nameOfEdge(from, to tcp.State) string { return from.String() + "-" + to.String() }

@@ -99,7 +99,7 @@ func (d *diagramSVG) state(s *drawnState) {
 
 func (d *diagramSVG) edge(e *drawnEdge) {
 	if d.live {
-		fmt.Fprintf(&d.b, `<g data-edge="%s" class="%s">`, nameOfEdge(e.from, e.to), e.classes())
+		fmt.Fprintf(&d.b, `<g data-edge="%s" class="%s">`, nameOfEdge(e.from, e.to), e.liveClasses())
 	} else {
 		fmt.Fprintf(&d.b, `<g class="%s">`, e.classes())
 	}

@@ -123,8 +123,8 @@ type drawnEdge struct {
 	edge    *stats.Edge
 	count   uint64
 	figure  string // beside the line, if it was taken
-	hot     bool // one of those that are taken most: half as often as the first, or more
-	unusual bool // see stats.Edge
+	hot     bool   // one of those that are taken most: half as often as the first, or more
+	unusual bool   // see stats.Edge
 }
 
 // draw lays a report out. A role other than "" is drawn alone: the edges of its path, with
