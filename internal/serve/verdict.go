@@ -12,10 +12,11 @@ import (
 
 // look is what the last look at the sockets says about leaks. It is plain data.
 type look struct {
-	at      uint64 // CLOCK_BOOTTIME in ns; 0: there was none yet
-	failed  error
-	states  []tcp.State
-	watched uint64 // ns
+	at        uint64 // CLOCK_BOOTTIME in ns; 0: there was none yet
+	failed    error
+	states    []tcp.State
+	watched   uint64 // ns
+	olderThan uint64 // ns: what is in its state for less does not count
 	// quiet is since when no look has found a leak, or has failed: CLOCK_BOOTTIME in ns.
 	quiet                                  uint64
 	leaks, undecided, unknownAge, unplaced int
@@ -46,7 +47,7 @@ func (l *look) next(now uint64, r *leak.Report, failed error, m *meter) look {
 	if r == nil {
 		return n
 	}
-	n.states, n.watched = r.States, r.Watched
+	n.states, n.watched, n.olderThan = r.States, r.Watched, r.OlderThan
 	n.leaks, n.undecided, n.unknownAge, n.unplaced = r.Leaks, r.Undecided, r.UnknownAge, r.Unplaced
 	if r.Leaks > 0 {
 		n.worst = findingOf(r.Groups[0], m) // leaks come first
@@ -104,7 +105,8 @@ func (s *snapshot) verdict() verdict {
 		return verdict{
 			Verdict:  verdictNone,
 			Sentence: fmt.Sprintf("No leak seen since %s.", s.wall(l.quiet)),
-			Details:  []string{fmt.Sprintf("Last look at the sockets in %s: %s.", output.StateNames(l.states), s.wall(l.at))},
+			Details: []string{fmt.Sprintf("Last look at the sockets in %s: %s. What is there for less than %s does not count yet.",
+				output.StateNames(l.states), s.wall(l.at), leak.Span(l.olderThan))},
 		}
 	}
 }
@@ -166,7 +168,20 @@ func total(all []counted) (n uint64) {
 }
 
 func (f *finding) sentence() string {
-	return fmt.Sprintf("%s leaks: %s in %s, the oldest for %s.", f.service, leak.Counted(f.sockets, "socket"), f.state, f.age())
+	return fmt.Sprintf("%s leaks: %s in %s, the oldest for %s.", f.who(), leak.Counted(f.sockets, "socket"), f.state, f.age())
+}
+
+// who is the service as the beginning of a sentence.
+func (f *finding) who() string {
+	switch {
+	case f.service == unknownService:
+		return "A service that is not known"
+	case f.service == otherService:
+		return "One of the services in " + otherService
+	case strings.HasPrefix(f.service, "/"):
+		return "Cgroup " + f.service
+	}
+	return f.service
 }
 
 func (f *finding) age() string {

@@ -26,7 +26,7 @@ func looked(reports ...*leak.Report) *snapshot {
 }
 
 func quiet() *leak.Report {
-	return &leak.Report{States: []tcp.State{tcp.CloseWait, tcp.Close}, Watched: leak.MinWatch}
+	return &leak.Report{States: []tcp.State{tcp.CloseWait, tcp.Close}, Watched: leak.MinWatch, OlderThan: 10e9}
 }
 
 func leaking(more int) *leak.Report {
@@ -37,6 +37,17 @@ func leaking(more int) *leak.Report {
 		Left: 60e9, LeftKnown: true, Verdict: leak.Leak, Diagnosis: "A missing close().",
 	}}
 	return r
+}
+
+// A sentence says what a name is that is no unit's and no container's.
+func TestWho(t *testing.T) {
+	for service, want := range map[string]string{
+		"a.service": "a.service", "/": "Cgroup /", otherService: "One of the services in ~other", unknownService: "A service that is not known",
+	} {
+		if got := (&finding{service: service}).who(); got != want {
+			t.Errorf("%s: got %s", service, got)
+		}
+	}
 }
 
 func with(change func(*leak.Report)) *leak.Report {
@@ -61,10 +72,10 @@ func TestVerdict(t *testing.T) {
 		verdict, sentence, details string
 	}{
 		"no look":   {looked(), verdictUnknown, not + "nobody has looked yet.", ""},
-		"none":      {none, verdictNone, "No leak seen since 1970-01-01 00:00:10 UTC.", "Last look at the sockets in CLOSE_WAIT and CLOSE: 1970-01-01 00:00:10 UTC."},
-		"longer":    {looked(quiet(), quiet()), verdictNone, "No leak seen since 1970-01-01 00:00:10 UTC.", "Last look at the sockets in CLOSE_WAIT and CLOSE: 1970-01-01 00:00:20 UTC."},
-		"over":      {looked(quiet(), leaking(0), quiet()), verdictNone, "No leak seen since 1970-01-01 00:00:20 UTC.", "Last look at the sockets in CLOSE_WAIT and CLOSE: 1970-01-01 00:00:30 UTC."},
-		"recovered": {looked(quiet(), nil, quiet()), verdictNone, "No leak seen since 1970-01-01 00:00:20 UTC.", "Last look at the sockets in CLOSE_WAIT and CLOSE: 1970-01-01 00:00:30 UTC."},
+		"none":      {none, verdictNone, "No leak seen since 1970-01-01 00:00:10 UTC.", "Last look at the sockets in CLOSE_WAIT and CLOSE: 1970-01-01 00:00:10 UTC. What is there for less than 10s does not count yet."},
+		"longer":    {looked(quiet(), quiet()), verdictNone, "No leak seen since 1970-01-01 00:00:10 UTC.", "Last look at the sockets in CLOSE_WAIT and CLOSE: 1970-01-01 00:00:20 UTC. What is there for less than 10s does not count yet."},
+		"over":      {looked(quiet(), leaking(0), quiet()), verdictNone, "No leak seen since 1970-01-01 00:00:20 UTC.", "Last look at the sockets in CLOSE_WAIT and CLOSE: 1970-01-01 00:00:30 UTC. What is there for less than 10s does not count yet."},
+		"recovered": {looked(quiet(), nil, quiet()), verdictNone, "No leak seen since 1970-01-01 00:00:20 UTC.", "Last look at the sockets in CLOSE_WAIT and CLOSE: 1970-01-01 00:00:30 UTC. What is there for less than 10s does not count yet."},
 		"failed":    {looked(leaking(0), nil), verdictUnknown, not + `the last look failed: no room\x1b[2J.`, ""},
 		"lost":      {lost, verdictUnknown, not + "1 event was lost since the start, and what was not seen may leak.", ""},
 		"skipped":   {skipped, verdictUnknown, not + "at the start, the sockets of a network namespace are not listed: EPERM.", ""},
