@@ -45,32 +45,50 @@ type view struct {
 }
 
 // recent keeps a snapshot for all pages: what they cost the capture does not depend on how many
-// they are.
+// they are. While one waits for the next snapshot, the others get the last one: hundreds that
+// wait would have to be refused.
 type recent struct {
-	lock sync.Mutex
-	made time.Time
-	last *snapshot
+	lock   sync.Mutex
+	asking bool
+	made   time.Time
+	last   *snapshot // nil: none, or it is too old
 }
 
-// get returns one that is younger than viewAge.
+// get returns one that is younger than viewAge, or than twice that while it is made anew.
 func (r *recent) get(ctx context.Context, c *collector) (*snapshot, error) {
-	r.lock.Lock()
-	last, made := r.last, r.made
-	r.lock.Unlock()
-	if last != nil && time.Since(made) < viewAge {
-		return last, nil
+	if s := r.ready(); s != nil {
+		return s, nil
 	}
 	asked := time.Now()
 	s, err := c.snapshots.get(ctx, c.stop)
-	if err != nil {
-		return nil, err
-	}
 	r.lock.Lock()
 	defer r.lock.Unlock()
-	if asked.After(r.made) {
+	r.asking = false
+	if err == nil && asked.After(r.made) {
 		r.last, r.made = s, asked
+		time.AfterFunc(2*viewAge, func() { r.drop(s) })
 	}
-	return s, nil
+	return s, err
+}
+
+// ready returns nil if the caller is to ask.
+func (r *recent) ready() *snapshot {
+	r.lock.Lock()
+	defer r.lock.Unlock()
+	if age := time.Since(r.made); r.last != nil && (age < viewAge || r.asking && age < 2*viewAge) {
+		return r.last
+	}
+	r.asking = true
+	return nil
+}
+
+// drop forgets a snapshot, which can take 20 MB, when it is too old to be of use.
+func (r *recent) drop(s *snapshot) {
+	r.lock.Lock()
+	defer r.lock.Unlock()
+	if r.last == s {
+		r.last = nil
+	}
 }
 
 // page adds the page to the paths.

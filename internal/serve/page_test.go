@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/net/html"
 
@@ -260,6 +261,30 @@ func TestPagesShareASnapshot(t *testing.T) {
 		t.Errorf("%d of 50 answers are of the same moment", same)
 	}
 	eventually(t, func() bool { return r.asked("").BootNS != first.BootNS })
+}
+
+// While one page waits for a new snapshot the others are not refused, but nobody gets one that
+// is too old.
+func TestPagesDoNotWait(t *testing.T) {
+	old := new(snapshot)
+	r := &recent{last: old, made: time.Now().Add(-viewAge)}
+	if r.ready() != nil {
+		t.Error("nobody asks for a new one")
+	}
+	if r.ready() != old {
+		t.Error("the second asks as well")
+	}
+	r.made = time.Now().Add(-2 * viewAge)
+	if r.ready() != nil {
+		t.Error("it is too old")
+	}
+	r.drop(new(snapshot))
+	if r.last != old {
+		t.Error("another one was dropped")
+	}
+	if r.drop(old); r.last != nil {
+		t.Error("it is still there")
+	}
 }
 
 // Sockets are picked by service and state, and the oldest come first.
