@@ -16,6 +16,7 @@ import (
 	"golang.org/x/net/html"
 
 	"github.com/tcptrace/tcptrace/internal/tcp"
+	"github.com/tcptrace/tcptrace/internal/test/capture"
 )
 
 // fetched is an answer with its header.
@@ -232,6 +233,34 @@ func TestPageEqualsMetrics(t *testing.T) {
 	}
 	if first := r.asked("").Services[0].Service; first != "batch.service" {
 		t.Errorf("first is %s, which does not leak", first)
+	}
+}
+
+// The rates of a service are its own, and what it has no part in was never taken by it.
+func TestOverviewOfService(t *testing.T) {
+	c := newCollector(collectorConfig{source: newFeed(), maxServices: 10, maxSockets: 100})
+	c.meter.mark(capture.BootNS)
+	for i, cgroup := range []string{"/system.slice/a.service", "/system.slice/b.service", "/system.slice/b.service"} {
+		if err := c.Event(move(uint64(i+1), cgroup, time.Second, tcp.Close, tcp.SynSent)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := c.snapshot(capture.BootNS + 2e9)
+	for service, want := range map[string]string{"": "3 1.5 1.50/s", "a.service": "1 0.5 0.50/s", "b.service": "2 1.0 1.00/s"} {
+		o, found := s.overview(service)
+		if !found {
+			t.Fatalf("there is no %q", service)
+		}
+		e := edge(o, "CLOSE", "SYN_SENT")
+		if got := fmt.Sprintf("%d %s %s", e.Count, e.Rate(), e.Label); got != want {
+			t.Errorf("%q: got %s, want %s", service, got, want)
+		}
+		if e := edge(o, "SYN_SENT", "ESTABLISHED"); e.Count != 0 || e.Label != "" || !strings.Contains(e.Classes, "never") {
+			t.Errorf("%q: %+v", service, e)
+		}
+	}
+	if _, found := s.overview("c.service"); found {
+		t.Error("a service that nobody has seen is found")
 	}
 }
 
