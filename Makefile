@@ -65,6 +65,14 @@ test-servers: build $(SERVERS)/prometheus $(SERVERS)/promtool ## a real Promethe
 	cd internal/test/servers && $(GO) vet . && $(GO) test -v -count=1 -timeout 10m $(if $(SUDO),-exec $(SUDO)) . \
 		-servers $(SERVERS) -bin $(CURDIR)/bin
 
+# A real browser: Debian's, and two packages of npm, whose versions the lock file has.
+test-browser: build rig ## the page of serve in a real Chromium; screenshots in bin/pictures
+	@for tool in chromium node npm; do \
+		command -v $$tool >/dev/null || { echo "test-browser: $$tool is not installed: see CONTRIBUTING.md" >&2; exit 1; }; \
+	done
+	$(GO) build -o bin/leaky ./internal/test/rig/leaky
+	cd internal/test/browser && npm ci --silent && timeout 600 $(if $(SUDO),sudo env "PATH=$$PATH") npm test --silent
+
 GENERATE = BPF2GO_CC=$(BPF_CLANG) $(GO) generate ./internal/probe
 
 generate: clang-version ## compile bpf/ into internal/probe; needs clang 14, as in Debian 12

@@ -133,14 +133,18 @@ func (c *serveCmd) serve(e *env, source kernel, folders []string, config serve.C
 	ranges := startRanges{known: make(map[uint32]leak.PortRange), read: config.Facts.Ports}
 	config.Facts.Ports = ranges.of
 
-	run := source.config()
+	run, skipped := source.config(), ""
+	config.Skipped = func() string { return skipped }
 	run.Existing = func(emit func(*tcp.Event) error) error {
-		err := e.saySkipped(source.Seed(func(row *tcp.Event) error {
+		err := source.Seed(func(row *tcp.Event) error {
 			ranges.note(row.NetNS)
 			return emit(row)
-		}))
+		})
+		if left, is := errors.AsType[*probe.SkippedError](err); is {
+			skipped = left.Error()
+		}
 		ranges.readAll()
-		return err
+		return e.saySkipped(err)
 	}
 	needs := serving(needs(source.place, probe.ReadTrace))
 	needs.Read = append(needs.Read, folders...)

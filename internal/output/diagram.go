@@ -156,7 +156,7 @@ func (c *canvas) edge(e *drawnEdge) {
 		}
 	}
 	if e.count > 0 {
-		c.text(e.label.x, e.label.y, e.route.text(e.count), style)
+		c.text(e.label.x, e.label.y, e.route.text(e.figure), style)
 	}
 }
 

@@ -71,7 +71,8 @@ func (p *Picture) Write(r *stats.Report) error {
 // diagramSVG is a diagram that is being drawn.
 type diagramSVG struct {
 	svg
-	top int // where the layout begins
+	top  int  // where the layout begins
+	live bool // every text has a place, also one that is empty now
 }
 
 // at is the middle of a character.
@@ -84,20 +85,24 @@ func (d *diagramSVG) state(s *drawnState) {
 	width, height := (s.width-1)*cellWidth, (s.height-1)*cellHeight
 	fmt.Fprintf(&d.b, `<rect class="state" x="%d" y="%d" width="%d" height="%d" rx="6"/>`+"\n", at.x, at.y, width, height)
 	first, second := at.y+height/2-3, at.y+height/2+13
-	if s.times == "" {
+	if s.times == "" && !d.live {
 		first = at.y + height/2 + 4
 	}
 	d.text(at.x+cellWidth, first, "name", "start", s.state.String())
-	if s.now != "" {
+	if s.now != "" || d.live {
 		d.text(at.x+width-cellWidth, first, "name", "end", s.now)
 	}
-	if s.times != "" {
+	if s.times != "" || d.live {
 		d.text(at.x+cellWidth, second, "times", "start", s.times)
 	}
 }
 
 func (d *diagramSVG) edge(e *drawnEdge) {
-	fmt.Fprintf(&d.b, `<g class="%s">`, e.classes())
+	if d.live {
+		fmt.Fprintf(&d.b, `<g data-edge="%s" class="%s">`, nameOfEdge(e.from, e.to), e.liveClasses())
+	} else {
+		fmt.Fprintf(&d.b, `<g class="%s">`, e.classes())
+	}
 	d.title(titleOf(e))
 	var way []pixel
 	for _, p := range e.way {
@@ -111,11 +116,19 @@ func (d *diagramSVG) edge(e *drawnEdge) {
 		way[last] = pixel{end.x + dx*headHalf, end.y + dy*headHalf}
 	}
 	d.arrow(way, toward)
-	if e.count > 0 {
+	if e.count > 0 || d.live {
 		at := d.at(e.label)
-		d.text(at.x-cellWidth/2, at.y+4, "count", "start", e.route.text(e.count))
+		d.text(at.x-cellWidth/2, at.y+4, "count", "start", e.text())
 	}
 	d.b.WriteString("</g>\n")
+}
+
+// text is the label of an edge, which has none before it is taken.
+func (e *drawnEdge) text() string {
+	if e.count == 0 {
+		return ""
+	}
+	return e.route.text(e.figure)
 }
 
 // classes are what the colours of an edge depend on.

@@ -96,12 +96,12 @@ func (r *route) room() box {
 	return box{r.label.x, r.label.y, width, 1}
 }
 
-// text is its label with a count.
-func (r *route) text(count uint64) string {
+// text is its label with a figure of labelWidth characters at most.
+func (r *route) text(figure string) string {
 	if r.stub {
-		return r.to.String() + " " + shortCount(count)
+		return r.to.String() + " " + figure
 	}
-	return shortCount(count)
+	return figure
 }
 
 // drawing is a report as the diagram shows it.
@@ -122,13 +122,17 @@ type drawnEdge struct {
 	*route
 	edge    *stats.Edge
 	count   uint64
-	hot     bool // one of those that are taken most: half as often as the first, or more
-	unusual bool // see stats.Edge
+	figure  string // beside the line, if it was taken
+	hot     bool   // one of those that are taken most: half as often as the first, or more
+	unusual bool   // see stats.Edge
 }
 
 // draw lays a report out. A role other than "" is drawn alone: the edges of its path, with
 // the counts of the sockets that are known to have it.
-func draw(r *stats.Report, role tcp.Role) *drawing {
+func draw(r *stats.Report, role tcp.Role) *drawing { return layOut(r, role, false) }
+
+// layOut is draw; with stubs, those that were never taken are drawn as well.
+func layOut(r *stats.Report, role tcp.Role, stubs bool) *drawing {
 	d := &drawing{}
 	elsewhere, most := uint64(0), uint64(0)
 	for i := range r.Edges {
@@ -138,9 +142,9 @@ func draw(r *stats.Report, role tcp.Role) *drawing {
 		switch {
 		case !e.OnPath(role):
 			elsewhere += count
-		case way != nil && (count > 0 || !way.stub):
+		case way != nil && (count > 0 || stubs || !way.stub):
 			most = max(most, count)
-			d.edges = append(d.edges, drawnEdge{route: way, edge: e, count: count, unusual: count > 0 && e.Unusual()})
+			d.edges = append(d.edges, drawnEdge{route: way, edge: e, count: count, figure: shortCount(count), unusual: count > 0 && e.Unusual()})
 		case count > 0:
 			d.below = append(d.below, belowLine(e, count))
 		}

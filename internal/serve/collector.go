@@ -45,6 +45,8 @@ type collector struct {
 	nextLook      uint64
 	leaked        *leak.Report // of the last look; nil: it failed, or there was none yet
 	waiting       *leak.Report // likewise, of TIME_WAIT
+	seen          look
+	skipped       func() string
 	lookFailed    error
 	failedLooks   uint64
 	history       *history
@@ -55,7 +57,7 @@ type collector struct {
 	snapshots     exchange[*snapshot]
 	statsAsked    exchange[[]byte]
 	leaksAsked    exchange[[]byte]
-	socketsAsked  exchange[[]byte]
+	socketsAsked  exchange[*socketRows]
 	storiesWanted chan storyQuestion
 }
 
@@ -78,6 +80,7 @@ type collectorConfig struct {
 	maxSockets  int
 	look        time.Duration
 	offset      int64 // of the wall clock to CLOCK_BOOTTIME in ns
+	skipped     func() string
 }
 
 func newCollector(cfg collectorConfig) *collector {
@@ -155,6 +158,7 @@ func (c *collector) Tick(now uint64) error {
 	if c.ticked.Swap(time.Now().UnixNano()) == 0 {
 		close(c.started)
 	}
+	c.meter.mark(now)
 	c.meter.expire(now)
 	if now >= c.nextLook {
 		c.lookAround(now)
@@ -167,7 +171,12 @@ func (c *collector) Tick(now uint64) error {
 // lookAround refreshes what is said about leaks and ports. Where that fails, all else goes on.
 func (c *collector) lookAround(now uint64) {
 	c.lookFailed = nil
-	c.leaked, c.waiting = c.report(c.leaks, now), c.report(c.waits, now)
+	c.leaked = c.report(c.leaks, now)
+	c.seen = c.seen.next(now, c.leaked, c.lookFailed, c.meter)
+	if c.skipped != nil {
+		c.seen.skipped = c.skipped()
+	}
+	c.waiting = c.report(c.waits, now)
 }
 
 func (c *collector) report(w *leak.Watch, now uint64) *leak.Report {
@@ -189,7 +198,7 @@ func (c *collector) answer(now uint64) {
 		return b.Bytes(), err
 	})
 	c.leaksAsked.answer(c.leaksJSON)
-	c.socketsAsked.answer(c.socketsJSON)
+	c.socketsAsked.answer(c.sockets)
 	for {
 		select {
 		case q := <-c.storiesWanted:
@@ -213,18 +222,18 @@ func (c *collector) leaksJSON() ([]byte, error) {
 	return appendLeftOut(b.Bytes(), len(c.leaked.Groups)-len(r.Groups)), err
 }
 
-// socketsJSON writes the sockets that exist.
-func (c *collector) socketsJSON() ([]byte, error) {
-	var b bytes.Buffer
-	lines, rows := output.NewJSON(&b), 0
+// sockets lists those that exist.
+func (c *collector) sockets() (*socketRows, error) {
+	all := new(socketRows)
 	err := c.source.Existing(tcp.States(), func(e *tcp.Event) error {
-		if rows++; rows > maxRows {
+		if len(all.rows) == maxRows {
+			all.leftOut++
 			return nil
 		}
-		return lines.Write(e)
+		all.rows = append(all.rows, socketRow{*e, c.meter.nameOf(serviceOf(e))})
+		return nil
 	})
-	err = errors.Join(err, lines.Flush())
-	return appendLeftOut(b.Bytes(), rows-maxRows), err
+	return all, err
 }
 
 // appendLeftOut adds a line that says how many there are beyond those that were written.

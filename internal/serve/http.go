@@ -29,6 +29,7 @@ const (
 // The paths.
 const (
 	pathMetrics  = "/metrics"
+	pathOverview = "/api/v1/overview"
 	pathStats    = "/api/v1/stats"
 	pathLeaks    = "/api/v1/leaks"
 	pathSockets  = "/api/v1/sockets"
@@ -44,13 +45,14 @@ const (
 // handler serves all paths.
 func (d *daemon) handler() http.Handler {
 	c, mux := d.collector, http.NewServeMux()
-	mux.Handle("GET "+pathMetrics, d.limited(d.metrics()))
+	d.page(mux)
+	mux.Handle("GET "+pathMetrics, limited(d.answers, d.metrics()))
 	mux.HandleFunc("GET /healthz", d.health(deadAfter))
 	mux.HandleFunc("GET /readyz", d.health(staleAfter))
 	mux.Handle("GET "+pathStats, d.asked(oneObject, &c.statsAsked))
 	mux.Handle("GET "+pathLeaks, d.asked(jsonLines, &c.leaksAsked))
-	mux.Handle("GET "+pathSockets, d.asked(jsonLines, &c.socketsAsked))
-	mux.Handle("GET "+pathTimeline, guarded(d.limited(http.HandlerFunc(d.timeline))))
+	mux.Handle("GET "+pathSockets, guarded(limited(d.answers, http.HandlerFunc(d.sockets))))
+	mux.Handle("GET "+pathTimeline, guarded(limited(d.answers, http.HandlerFunc(d.timeline))))
 	mux.Handle("GET "+pathEvents, guarded(http.HandlerFunc(d.stream)))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
@@ -61,12 +63,12 @@ func (d *daemon) handler() http.Handler {
 	})
 }
 
-// limited refuses what would be one answer too many at once.
-func (d *daemon) limited(next http.Handler) http.Handler {
+// limited refuses what would be one answer too many at once: room has room for the others.
+func limited(room chan struct{}, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		select {
-		case d.answers <- struct{}{}:
-			defer func() { <-d.answers }()
+		case room <- struct{}{}:
+			defer func() { <-room }()
 			next.ServeHTTP(w, r)
 		default:
 			refuse(w, http.StatusServiceUnavailable, errors.New("too many questions at once: try again"))
@@ -84,13 +86,24 @@ func refuse(w http.ResponseWriter, status int, why error) {
 // guarded refuses what a page of another site has a browser ask. Such a page can have its own
 // name resolve to 127.0.0.1, and then be of the same origin as this daemon, but it cannot
 // change the Host that the browser sends (DNS rebinding).
-func guarded(next http.Handler) http.Handler {
+func guarded(next http.Handler) http.Handler { return guard(next, sameOrigin) }
+
+// visited is guarded, but lets a link of another site lead here: that site cannot read what the
+// browser then shows, nor put it into a frame.
+func visited(next http.Handler) http.Handler {
+	return guard(next, func(r *http.Request) bool {
+		followed := r.Header.Get("Sec-Fetch-Mode") == "navigate" && r.Header.Get("Sec-Fetch-Dest") == "document"
+		return followed || sameOrigin(r)
+	})
+}
+
+func guard(next http.Handler, allowed func(*http.Request) bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
 		switch {
 		case (local == nil || isLoopback(local.String())) && !isLoopback(r.Host):
 			refuse(w, http.StatusForbidden, errors.New("over the loopback interface the host has to be localhost, 127.0.0.1 or [::1]"))
-		case !sameOrigin(r):
+		case !allowed(r):
 			refuse(w, http.StatusForbidden, errors.New("a page of another site may not read this"))
 		default:
 			next.ServeHTTP(w, r)
@@ -126,7 +139,7 @@ func sameOrigin(r *http.Request) bool {
 
 // asked serves what the capture makes when somebody asks.
 func (d *daemon) asked(kind string, x *exchange[[]byte]) http.Handler {
-	return guarded(d.limited(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return guarded(limited(d.answers, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), answerLimit)
 		defer cancel()
 		body, err := x.get(ctx, d.collector.stop)

@@ -24,18 +24,31 @@ type meter struct {
 	lives          *tcp.Tracker[life]
 	now            uint64
 	inexact        [states]inexact // by the state that ended
+	taken          taken           // by all
+	marked, before uint64          // CLOCK_BOOTTIME in ns of the marks in every taken
 }
+
+// edges counts transitions, by the state before and after.
+type edges [states][states]uint64
+
+// taken is how often edges were taken: by now, and at the last two marks. The older one is what
+// a rate is counted from.
+type taken struct{ count, marked, before edges }
+
+// markInterval is from one mark to the next: a rate is that of the last 5 to 10 s.
+const markInterval = 5 * time.Second
 
 // inexact counts the times in a state that are in no histogram.
 type inexact struct{ atLeast, unknown uint64 }
 
 // service is what is kept of one: 2 KiB for each state that one of its sockets has left, and
-// 300 bytes.
+// 4 KiB.
 type service struct {
 	name    string
 	sockets [states]int
 	seen    [states]bool // a socket was in this state
 	dwell   [states]*stats.Histogram
+	taken   taken
 	members int    // lives
 	left    uint64 // CLOCK_BOOTTIME in ns at which the last one ended
 }
@@ -90,9 +103,11 @@ func index(s tcp.State) int {
 	return int(s)
 }
 
-// stayed counts the time in the state that ends.
+// stayed counts the transition, and the time in the state that ends.
 func (m *meter) stayed(s *service, e *tcp.Event) {
-	at := index(e.Old)
+	at, to := index(e.Old), index(e.New)
+	s.taken.count[at][to]++
+	m.taken.count[at][to]++
 	switch e.DurationKind {
 	case tcp.Exact:
 		if s.dwell[at] == nil {
@@ -148,6 +163,31 @@ func (m *meter) gone(l *tcp.Life[life]) {
 	l.Value.service.sockets[index(l.State)]--
 	m.leave(&l.Value)
 }
+
+// mark remembers the counts from time to time.
+func (m *meter) mark(now uint64) {
+	switch {
+	case m.marked == 0:
+		m.before, m.marked = now, now
+		m.markAll() // what was before the first mark is in no rate
+	case now < m.marked+uint64(markInterval):
+		return
+	default:
+		m.before, m.marked = m.marked, now
+	}
+	m.markAll()
+}
+
+func (m *meter) markAll() {
+	for _, s := range m.services {
+		s.taken.mark()
+	}
+	for _, t := range []*taken{&m.taken, &m.other.taken, &m.unknown.taken} {
+		t.mark()
+	}
+}
+
+func (t *taken) mark() { t.before, t.marked = t.marked, t.count }
 
 // expire forgets services that have had no socket for some time.
 func (m *meter) expire(now uint64) {

@@ -111,6 +111,41 @@ func TestWorstSeries(t *testing.T) {
 	}
 }
 
+// A rate is that of the time since the mark before the last, of each service and of all.
+func TestRates(t *testing.T) {
+	const cgroup = "/system.slice/a.service"
+	m := newMeter(1, 100)
+	cookie := uint64(0)
+	open := func(n int) {
+		for range n {
+			cookie++
+			m.event(move(cookie, cgroup, 0, tcp.Close, tcp.SynSent))
+		}
+	}
+	rate := func(at float64) string {
+		now := uint64(at*1e9) + 1e9
+		m.mark(now)
+		since := now - m.before
+		all, known := m.taken.perSecond(tcp.Close, tcp.SynSent, since)
+		one, _ := m.services["a.service"].taken.perSecond(tcp.Close, tcp.SynSent, since)
+		if all != one {
+			t.Errorf("at %g s: %g of all, %g of the only service", at, all, one)
+		}
+		return fmt.Sprintf("%.1f %v", all, known)
+	}
+	open(7) // before the first mark
+	for _, step := range []struct {
+		at   float64
+		open int
+		want string
+	}{{0, 0, "0.0 false"}, {2, 10, "5.0 true"}, {4, 0, "2.5 true"}, {5, 0, "2.0 true"}, {8, 6, "2.0 true"}, {10, 0, "1.2 true"}, {15, 0, "0.0 true"}} {
+		open(step.open)
+		if got := rate(step.at); got != step.want {
+			t.Errorf("at %g s: got %s, want %s", step.at, got, step.want)
+		}
+	}
+}
+
 // The counts of a service follow its sockets, also to another service, and out of it.
 func TestMeter(t *testing.T) {
 	m := newMeter(1, 2)

@@ -38,6 +38,10 @@ type Config struct {
 	Look        time.Duration // from one look for leaks to the next
 	Facts       leak.Facts
 	Offset      int64 // of the wall clock to CLOCK_BOOTTIME in ns, until an event tells
+
+	// Skipped says what could not be read of the sockets that existed at the start; empty:
+	// nothing. The capture asks when it has read them; nil: it is not known to be anything.
+	Skipped func() string
 }
 
 // The bounds of what clients can take.
@@ -97,7 +101,7 @@ func newDaemon(cfg Config, source pipeline.Source) *daemon {
 		answers: make(chan struct{}, maxAnswers),
 		collector: newCollector(collectorConfig{
 			source: source, facts: cfg.Facts, maxServices: cfg.MaxServices, maxSockets: cfg.MaxSockets,
-			look: cfg.Look, offset: cfg.Offset,
+			look: cfg.Look, offset: cfg.Offset, skipped: cfg.Skipped,
 		}),
 	}
 	handler := d.handler()

@@ -172,7 +172,27 @@ func TestStatuses(t *testing.T) {
 	}{
 		{"/healthz", nil, 200},
 		{"/readyz", nil, 200},
-		{"/", nil, 404},
+		{"/", nil, 200},
+		{"/?service=none.such", nil, 404},
+		{"/", asHost("evil.example"), 403},
+		{"/", with("Sec-Fetch-Site", "cross-site"), 403},
+		{"/", func(r *http.Request) { // a link of another site, which is followed
+			r.Header.Set("Sec-Fetch-Site", "cross-site")
+			r.Header.Set("Sec-Fetch-Mode", "navigate")
+			r.Header.Set("Sec-Fetch-Dest", "document")
+		}, 200},
+		{"/", func(r *http.Request) { // its frame
+			r.Header.Set("Sec-Fetch-Site", "cross-site")
+			r.Header.Set("Sec-Fetch-Mode", "navigate")
+			r.Header.Set("Sec-Fetch-Dest", "iframe")
+		}, 403},
+		{pathOverview, asHost("evil.example"), 403},
+		{pathOverview, with("Sec-Fetch-Site", "cross-site"), 403},
+		{"/page.html", nil, 404},
+		{"/web/page.js", nil, 404},
+		{pathSockets + "?limit=0", nil, 400},
+		{pathSockets + "?limit=x", nil, 400},
+		{pathSockets + "?state=NONE", nil, 400},
 		{"/index.html", nil, 404},
 		{"/v1/metrics", nil, 404},
 		{"/api/v1/timeline/fff", nil, 404},

@@ -42,22 +42,26 @@ func label(text string) string {
 	if plain(text) {
 		return text
 	}
-	visible := string(terminal.AppendVisible(nil, text, math.MaxInt))
+	shown := visible(text)
 	if text[0] == '~' { // it is none of our own names
-		visible = `\x7e` + visible[1:]
+		shown = `\x7e` + shown[1:]
 	}
-	if len(visible) <= maxLabel {
-		return visible
+	if len(shown) <= maxLabel {
+		return shown
 	}
 	hash := fnv.New64a()
 	_, _ = io.WriteString(hash, text) // it never fails
 	end := fmt.Sprintf("~%016x", hash.Sum64())
 	at := maxLabel - len(end)
-	for !utf8.RuneStart(visible[at]) {
+	for !utf8.RuneStart(shown[at]) {
 		at--
 	}
-	return visible[:at] + end
+	return shown[:at] + end
 }
+
+// visible returns text from outside without what a terminal or a page acts on, such as a change
+// of the direction in which it is written.
+func visible(text string) string { return string(terminal.AppendVisible(nil, text, math.MaxInt)) }
 
 // plain reports whether text is short and printable ASCII, and none of our own names.
 func plain(text string) bool {

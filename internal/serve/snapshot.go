@@ -14,9 +14,13 @@ import (
 	"github.com/tcptrace/tcptrace/internal/tcp"
 )
 
-// snapshot is what /metrics shows of one moment. It is plain data of its own, which nobody
-// changes.
+// snapshot is what /metrics and the page show of one moment. It is plain data of its own, which
+// nobody changes.
 type snapshot struct {
+	host         *stats.Report // without groups
+	taken        taken         // by all
+	rated        uint64        // ns since taken.before was marked; 0: rates are not known
+	look         look
 	services     []serviceCounts // by name
 	transitions  []transitions
 	inexact      [states]inexact
@@ -35,6 +39,7 @@ type snapshot struct {
 
 	// gather makes metrics of it, once for all who have asked.
 	gather func() ([]*dto.MetricFamily, error)
+	ranked func() []listed // likewise, services
 }
 
 type serviceCounts struct {
@@ -42,6 +47,7 @@ type serviceCounts struct {
 	sockets [states]int
 	seen    [states]bool
 	dwell   [states]*stats.Histogram // nil: none has ended
+	taken   taken
 }
 
 type transitions struct {
@@ -71,14 +77,15 @@ type counted struct {
 	count uint64
 }
 
-// snapshot copies what /metrics shows.
+// snapshot copies what /metrics and the page show.
 func (c *collector) snapshot(now uint64) *snapshot {
 	s := &snapshot{
+		host: copyReport(c.tally.Report(now)), taken: c.meter.taken, rated: now - min(c.meter.before, now), look: c.seen,
 		services: copyServices(c.meter.all()), inexact: c.meter.inexact,
 		lost: sortedCounts(c.lost), unseen: sortedCounts(c.unseen),
 		tracked: c.meter.lives.Len(), forgotten: c.meter.lives.Forgotten(), failedLooks: c.failedLooks,
 	}
-	s.countTransitions(c.tally.Report(now))
+	s.countTransitions(s.host)
 	if c.leaked != nil {
 		s.leaksKnown = true
 		s.countLeaks(c.leaked, c.meter)
@@ -86,6 +93,7 @@ func (c *collector) snapshot(now uint64) *snapshot {
 	if c.waiting != nil {
 		s.countPorts(c.waiting)
 	}
+	s.ranked = sync.OnceValue(s.ranking)
 	s.gather = sync.OnceValues(func() ([]*dto.MetricFamily, error) {
 		registry := prometheus.NewRegistry()
 		registry.MustRegister(s)
@@ -94,9 +102,20 @@ func (c *collector) snapshot(now uint64) *snapshot {
 	return s
 }
 
+// copyReport gives a report histograms of its own, and takes the groups out of it.
+func copyReport(r *stats.Report) *stats.Report {
+	r.Groups = nil
+	for i := range r.States {
+		s := &r.States[i]
+		exact, atLeast := *s.Exact, *s.AtLeast
+		s.Exact, s.AtLeast = &exact, &atLeast
+	}
+	return r
+}
+
 func copyServices(all []*service) (copies []serviceCounts) {
 	for _, s := range all {
-		one := serviceCounts{name: s.name, sockets: s.sockets, seen: s.seen}
+		one := serviceCounts{name: s.name, sockets: s.sockets, seen: s.seen, taken: s.taken}
 		for at, h := range s.dwell {
 			if h != nil {
 				same := *h
