@@ -130,15 +130,15 @@ func (c *leaksCmd) live(e *env, filter tcp.Filter) error {
 	return run.conclude(account{counts: counts, losses: source.Losses(), where: c.Where.failed(), namespaces: run.namespaces}, err)
 }
 
-// interruptible is a kernel whose end also ends the look at a process.
+// interruptible is a source whose end also ends the look at a process.
 type interruptible struct {
-	kernel
+	pipeline.Source
 	interrupt func()
 }
 
 func (k interruptible) Stop() {
 	k.interrupt()
-	k.kernel.Stop()
+	k.Source.Stop()
 }
 
 // existing hands on the sockets that exist at the start.

@@ -1,15 +1,19 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/tcptrace/tcptrace/internal/confine"
 	"github.com/tcptrace/tcptrace/internal/leak"
+	"github.com/tcptrace/tcptrace/internal/otlp"
 	"github.com/tcptrace/tcptrace/internal/probe"
 	"github.com/tcptrace/tcptrace/internal/serve"
 	"github.com/tcptrace/tcptrace/internal/tcp"
@@ -21,6 +25,10 @@ type serveCmd struct {
 	WebConfig   string   `placeholder:"FILE" group:"HTTP" help:"TLS and basic auth: a web configuration of prometheus/exporter-toolkit."`
 	MaxServices count    `default:"500" placeholder:"COUNT" group:"Metrics" help:"Services with series of their own; the rest is ~other; default ${default}."`
 	Interval    duration `default:"10s" placeholder:"TIME" group:"Metrics" help:"From one look for leaks and used up ports to the next; default ${default}."`
+	Stacks      bool     `group:"Leaks" help:"Name the code that opened sockets that leak, by their stacks at connect() and accept()."`
+
+	OTLPEndpoint    string `name:"otlp-endpoint" placeholder:"URL" group:"OpenTelemetry" help:"Push metrics and records of connections and leaks to this OTLP receiver, such as http://127.0.0.1:4318; default $$OTEL_EXPORTER_OTLP_ENDPOINT."`
+	OTLPTransitions ratio  `name:"otlp-transitions" placeholder:"RATIO" group:"OpenTelemetry" help:"Push the state changes too, of this share of the sockets: 0.01 is one in a hundred, with all of its changes."`
 
 	limitFlags  `embed:"" group:"Limits"`
 	hooksFlag   `embed:"" group:"Kernel"`
@@ -33,6 +41,10 @@ func (c *serveCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
+	push, err := c.push()
+	if err != nil {
+		return err
+	}
 	listeners, err := c.listeners(e)
 	if err != nil {
 		return err
@@ -40,26 +52,84 @@ func (c *serveCmd) Run(e *env) error {
 	for _, l := range listeners {
 		defer l.Close() // a second time does no harm
 	}
-	notifier, err := serve.NewNotifier()
-	if err != nil {
+	for _, t := range []otlp.Target{push.Metrics, push.Logs} {
+		if t.URL != nil {
+			e.say("pushing to " + t.URL.String())
+		}
+	}
+	config := serve.Config{Listeners: listeners, Push: push}
+	if config.Notifier, err = serve.NewNotifier(); err != nil {
 		return err
 	}
-	source, err := e.openKernelFor(c.probeConfig(), recordFlags{}, serving(probe.SetupNeeds()))
+	ctx, interrupt := context.WithCancel(e.ctx)
+	defer interrupt()
+	var stacks *stackReader
+	if c.Stacks {
+		if stacks = e.newStackReader(ctx); stacks != nil {
+			defer stacks.Close()
+		}
+	}
+	source, err := e.openKernelFor(c.probeConfig(stacks != nil), recordFlags{}, serving(probe.SetupNeeds(), &push))
 	if err != nil {
 		return err
 	}
 	defer source.Close()
-	return c.serve(e, source, folders, serve.Config{Listeners: listeners, Notifier: notifier})
+	if stacks != nil {
+		stacks.probe = source.Probe
+	}
+	return c.serve(e, source, interrupt, stacks, folders, config)
 }
 
-// serving adds what it takes to answer clients.
-func serving(n confine.Needs) confine.Needs {
+// serving adds what it takes to answer clients, and to push.
+func serving(n confine.Needs, push *serve.PushConfig) confine.Needs {
 	n.Accept = true
+	for _, t := range []otlp.Target{push.Metrics, push.Logs} {
+		if t.URL == nil {
+			continue
+		}
+		n.Connect = append(n.Connect, t.Port())
+		if t.Named() && !n.Resolve {
+			n.Resolve = true
+			n.Read = append(n.Read, "/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf")
+		}
+	}
 	return n
 }
 
-func (c *serveCmd) probeConfig() probe.Config {
-	config := probe.Config{Tracked: true, Hooks: c.Hooks, BTF: c.BTF, Without: c.Without}
+// push reads what is pushed, and where, from the flags and from the standard variables.
+func (c *serveCmd) push() (p serve.PushConfig, err error) {
+	source := otlp.Source{Endpoint: c.OTLPEndpoint, Getenv: os.Getenv, ReadFile: readCertificate}
+	if p.Settings, err = source.Read(); err != nil {
+		return p, usageError{err}
+	}
+	if c.OTLPTransitions > 0 && p.Logs.URL == nil {
+		return p, usageError{errors.New("--otlp-transitions pushes nothing without an endpoint: give --otlp-endpoint")}
+	}
+	p.Transitions = float64(c.OTLPTransitions)
+	p.Host, err = os.Hostname()
+	return p, err
+}
+
+// readCertificate reads a file that the environment names.
+func readCertificate(path string) ([]byte, error) {
+	if hasRightsOfFile() {
+		return nil, errors.New("a program with capabilities of its own (setcap) would read your files with them; start it as root")
+	}
+	f, err := confine.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	const most = 1 << 20
+	text, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err == nil && len(text) > most {
+		err = fmt.Errorf("%s is larger than 1 MiB", path)
+	}
+	return text, err
+}
+
+func (c *serveCmd) probeConfig(stacks bool) probe.Config {
+	config := probe.Config{Tracked: true, Stacks: stacks, Hooks: c.Hooks, BTF: c.BTF, Without: c.Without}
 	c.limit(&config)
 	return config
 }
@@ -124,12 +194,12 @@ func (c *serveCmd) listeners(e *env) (all []net.Listener, err error) {
 }
 
 // serve runs the daemon.
-func (c *serveCmd) serve(e *env, source kernel, folders []string, config serve.Config) error {
+func (c *serveCmd) serve(e *env, source kernel, interrupt func(), stacks *stackReader, folders []string, config serve.Config) error {
 	config.WebConfig, config.Say, config.Version = c.WebConfig, e.say, version()
 	config.MaxServices, config.Look = int(c.MaxServices), time.Duration(c.Interval)
 	config.MaxSockets = c.followed()
 	config.Offset = time.Now().UnixNano() - int64(source.Now())
-	config.Facts = leakFacts(source.Probe, "/proc", nil)
+	config.Facts = leakFacts(source.Probe, "/proc", stacks)
 	ranges := startRanges{known: make(map[uint32]leak.PortRange), read: config.Facts.Ports}
 	config.Facts.Ports = ranges.of
 
@@ -146,10 +216,10 @@ func (c *serveCmd) serve(e *env, source kernel, folders []string, config serve.C
 		ranges.readAll()
 		return e.saySkipped(err)
 	}
-	needs := serving(needs(source.place, probe.ReadTrace))
-	needs.Read = append(needs.Read, folders...)
+	needs := serving(needs(source.place, probe.ReadTrace), &config.Push)
+	needs.Read, needs.Helper = append(needs.Read, folders...), stacks != nil
 	run.Confine = confined(needs)
-	counts, err := serve.Run(e.ctx, config, run, completeKernel{source})
+	counts, err := serve.Run(e.ctx, config, run, interruptible{completeKernel{source}, interrupt})
 	a := account{counts: counts, losses: source.Losses()}
 	return e.finish(err, a.ofTrace())
 }

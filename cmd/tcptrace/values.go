@@ -29,6 +29,7 @@ import (
 
 type (
 	ports    tcp.Ports
+	ratio    float64 // from 0 to 1
 	pids     []uint32
 	uids     []uint32
 	states   []tcp.State
@@ -100,6 +101,15 @@ func number(s, what string, max uint64) (uint32, error) {
 		return 0, fmt.Errorf("%q is not a %s: give a number from 1 to %d", s, what, max)
 	}
 	return uint32(n), nil
+}
+
+func (r *ratio) UnmarshalText(text []byte) error {
+	x, err := strconv.ParseFloat(string(text), 64)
+	if err != nil || !(x >= 0 && x <= 1) {
+		return fmt.Errorf("%q is not a share: give a number from 0 to 1, such as 0.01", text)
+	}
+	*r = ratio(x)
+	return nil
 }
 
 // UnmarshalText takes ports and ranges such as 8000-8100; a ! before one excludes it.

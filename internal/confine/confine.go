@@ -28,6 +28,12 @@ type Needs struct {
 	Truncate   bool // ftruncate(2) of files that are open for writing
 	Accept     bool // accept4(2) on sockets that listen already
 
+	// Connect are the TCP ports that may be connected to, and Resolve is whether names may be asked
+	// for at port 53. Seccomp does not see a port: which ones they are is held by Landlock, TCP
+	// from Linux 6.7 on, UDP where its ABI has reached 10.
+	Connect []uint16
+	Resolve bool
+
 	// Setup is for a command that only begins: it loads and attaches programs, makes what it
 	// keeps open, enters namespaces, and calls Process again. No Landlock.
 	Setup bool

@@ -59,6 +59,8 @@ var profiles = map[string]Needs{
 	"begins":     {Setup: true, Capabilities: []cap.Value{cap.SYS_ADMIN, cap.DAC_READ_SEARCH}},
 	"rotates":    {Truncate: true},
 	"serves":     {Read: []string{"/proc"}, Accept: true},
+	"pushes":     {Read: []string{"/proc"}, Accept: true, Connect: []uint16{1}},
+	"resolves":   {Read: []string{"/proc"}, Connect: []uint16{1}, Resolve: true},
 	"namespaces": {Namespaces: true, SockDiag: true, Capabilities: []cap.Value{cap.SYS_ADMIN, cap.NET_ADMIN}},
 }
 
@@ -127,8 +129,30 @@ var (
 	diagnoses      = func(n Needs) bool { return n.SockDiag || n.Setup }
 	rotates        = func(n Needs) bool { return n.Truncate }
 	serves         = func(n Needs) bool { return n.Accept }
+	pushes         = func(n Needs) bool { return len(n.Connect) > 0 }
+	resolves       = func(n Needs) bool { return n.Resolve }
 	anybody        = func(Needs) bool { return true }
 )
+
+// landlockHasNo is for what those may do whom Landlock does not see, before a version.
+func landlockHasNo(version int, who func(Needs) bool) func(Needs) bool {
+	return func(n Needs) bool { return who(n) && kernelsLandlock() < version }
+}
+
+func either(a, b func(Needs) bool) func(Needs) bool {
+	return func(n Needs) bool { return a(n) || b(n) }
+}
+
+// ask sends a datagram, as a resolver does.
+func ask(address string) error {
+	c, err := net.Dial("udp", address)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_, err = c.Write([]byte("?"))
+	return err
+}
 
 var attempts = []attempt{
 	{name: "read /proc", try: func(place) error { return opened(os.Open("/proc/self/status")) }, allowed: readsProc, only: true},
@@ -194,14 +218,16 @@ var attempts = []attempt{
 	{name: "name the host", try: func(place) error { return unix.Sethostname(make([]byte, 65)) }},
 	{name: "become a user", try: func(place) error { return raw(unix.SYS_SETRESUID, ^uintptr(0), ^uintptr(0), ^uintptr(0)) }},
 
-	{name: "TCP", try: func(place) error { return socket(unix.AF_INET, unix.SOCK_STREAM) }},
-	{name: "UDP over IPv6", try: func(place) error { return socket(unix.AF_INET6, unix.SOCK_DGRAM) }},
+	{name: "TCP", try: func(place) error { return socket(unix.AF_INET, unix.SOCK_STREAM) }, allowed: pushes},
+	{name: "UDP over IPv6", try: func(place) error { return socket(unix.AF_INET6, unix.SOCK_DGRAM) }, allowed: pushes},
 	{name: "a local socket", try: func(place) error { return socket(unix.AF_UNIX, unix.SOCK_STREAM) }},
 	{name: "netlink", try: func(place) error { return socket(unix.AF_NETLINK, unix.SOCK_DGRAM) }, allowed: diagnoses},
-	{name: "connect", try: func(p place) error { return unix.Connect(p.tcp, loopback(1)) }},
+	{name: "connect", try: func(p place) error { return unix.Connect(p.tcp, loopback(1)) }, allowed: pushes},
+	{name: "connect to another port", try: func(p place) error { return unix.Connect(p.tcp, loopback(2)) }, allowed: landlockHasNo(4, pushes)},
 	{name: "accept4", try: func(p place) error { return acceptNone(p.tcp) }, allowed: serves},
 	{name: "bind", try: func(p place) error { return unix.Bind(p.tcp, loopback(0)) }},
-	{name: "resolve a name", try: func(place) error { _, err := net.Dial("udp", "127.0.0.1:53"); return err }},
+	{name: "resolve a name", try: func(place) error { return ask("127.0.0.1:53") }, allowed: either(resolves, landlockHasNo(10, pushes))},
+	{name: "ask another port", try: func(place) error { return ask("127.0.0.1:54") }, allowed: landlockHasNo(10, pushes)},
 }
 
 func loopback(port int) unix.Sockaddr {
@@ -291,7 +317,7 @@ func confineAndTry(t *testing.T, profile string) (b broken) {
 // beginning is what a live command with these needs keeps until it has begun.
 func beginning(n Needs) Needs {
 	begins := profiles["begins"]
-	begins.Truncate, begins.Accept = n.Truncate, n.Accept
+	begins.Truncate, begins.Accept, begins.Connect = n.Truncate, n.Accept, n.Connect
 	return begins
 }
 

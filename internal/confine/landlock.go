@@ -31,20 +31,32 @@ func restrictFiles(n Needs) (version int, err error) {
 		return 0, nil
 	}
 	const file, folder = syscall.AccessFSReadFile, syscall.AccessFSReadFile | syscall.AccessFSReadDir
-	var readable []landlock.Rule
+	rules := connections(n)
 	for _, path := range n.Read {
 		access := landlock.AccessFSSet(file)
 		if info, err := os.Stat(path); err == nil && info.IsDir() {
 			access = folder
 		}
-		readable = append(readable, landlock.PathAccess(access, path).IgnoreIfMissing())
+		rules = append(rules, landlock.PathAccess(access, path).IgnoreIfMissing())
 	}
 	config := landlock.V11.BestEffort()
 	if version < signalsToThreads || n.Helper { // seccomp lets no other process be signalled
 		config.Scoped &^= syscall.ScopeSignal
 	}
-	if err := config.Restrict(readable...); err != nil {
+	if err := config.Restrict(rules...); err != nil {
 		return 0, fmt.Errorf("restrict access to files with Landlock: %w", err)
 	}
 	return version, nil
+}
+
+// connections are the ends that may be connected to.
+func connections(n Needs) (rules []landlock.Rule) {
+	for _, port := range n.Connect {
+		rules = append(rules, landlock.ConnectTCP(port))
+	}
+	if n.Resolve { // the kernel binds a UDP socket to a port of its choice
+		const domain = 53
+		rules = append(rules, landlock.ConnectTCP(domain), landlock.ConnectSendUDP(domain), landlock.BindUDP(0))
+	}
+	return rules
 }

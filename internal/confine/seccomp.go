@@ -41,7 +41,7 @@ var refused = []uintptr{
 	unix.SYS_REBOOT, unix.SYS_ACCT, unix.SYS_SYSLOG, unix.SYS_SETHOSTNAME, unix.SYS_SETDOMAINNAME, unix.SYS_VHANGUP,
 	unix.SYS_CLOCK_SETTIME, unix.SYS_CLOCK_ADJTIME, unix.SYS_SETTIMEOFDAY, unix.SYS_ADJTIMEX,
 	// The network, also over a socket that was open before.
-	unix.SYS_CONNECT, unix.SYS_BIND, unix.SYS_LISTEN, unix.SYS_ACCEPT,
+	unix.SYS_BIND, unix.SYS_LISTEN, unix.SYS_ACCEPT,
 	// Other users and more privileges.
 	unix.SYS_SETUID, unix.SYS_SETGID, unix.SYS_SETREUID, unix.SYS_SETREGID, unix.SYS_SETRESUID, unix.SYS_SETRESGID,
 	unix.SYS_SETFSUID, unix.SYS_SETFSGID, unix.SYS_SETGROUPS, unix.SYS_PERSONALITY,
@@ -94,10 +94,21 @@ func someValues(n Needs, pid uint32) []call {
 			unix.BPF_MAP_LOOKUP_BATCH, unix.BPF_MAP_LOOKUP_AND_DELETE_BATCH, unix.BPF_OBJ_GET_INFO_BY_FD, unix.BPF_LINK_CREATE, unix.BPF_ITER_CREATE,
 		}})
 	}
-	if n.SockDiag || n.Setup {
-		list = append(list, call{unix.SYS_SOCKET, 0, isNot, []uint32{unix.AF_NETLINK}})
+	if families := n.sockets(); len(families) > 0 {
+		list = append(list, call{unix.SYS_SOCKET, 0, isNot, families})
 	}
 	return list
+}
+
+// sockets are the families of which a process with these needs makes sockets.
+func (n Needs) sockets() (families []uint32) {
+	if n.SockDiag || n.Setup {
+		families = append(families, unix.AF_NETLINK)
+	}
+	if len(n.Connect) > 0 {
+		families = append(families, unix.AF_INET, unix.AF_INET6)
+	}
+	return families
 }
 
 // always returns the calls that are refused whatever their arguments.
@@ -111,6 +122,9 @@ func always(n Needs) []uintptr {
 	if !n.Accept { // likewise
 		list = append(list, unix.SYS_ACCEPT4)
 	}
+	if len(n.Connect) == 0 { // likewise
+		list = append(list, unix.SYS_CONNECT)
+	}
 	for _, unless := range []struct {
 		needed bool
 		calls  []uintptr
@@ -118,7 +132,7 @@ func always(n Needs) []uintptr {
 		{n.BPF, []uintptr{unix.SYS_BPF}},
 		{n.Handles, []uintptr{unix.SYS_OPEN_BY_HANDLE_AT}},
 		{n.Namespaces, []uintptr{unix.SYS_SETNS, unix.SYS_PIDFD_OPEN, unix.SYS_PIDFD_GETFD}},
-		{n.SockDiag, []uintptr{unix.SYS_SOCKET}},
+		{len(n.sockets()) > 0, []uintptr{unix.SYS_SOCKET}},
 		{n.Helper, []uintptr{unix.SYS_PIDFD_SEND_SIGNAL}}, // os.Process.Kill, which has the descriptor
 		{n.Setup, setup},
 	} {

@@ -37,7 +37,8 @@ type collector struct {
 	stop      chan struct{} // closed by closeOnce, when the capture ends
 	closeOnce func()
 	ticked    atomic.Int64    // wall clock of the last tick, ns since the Unix epoch; 0: none yet
-	conns     connectionRelay // for clients that read connections
+	conns     connectionRelay // for those that take connections
+	push      push
 
 	meter         *meter
 	tally         *stats.Tally
@@ -103,7 +104,7 @@ func newCollector(cfg collectorConfig) *collector {
 	c.lines = output.NewJSON(&c.events.lines)
 	c.events.flush = c.lines.Flush
 	c.closeOnce = sync.OnceFunc(func() { close(c.stop) })
-	c.conns.init(c.hub, cfg.offset)
+	c.conns.init(c, cfg.offset)
 	return c
 }
 
@@ -126,6 +127,7 @@ func (c *collector) Event(e *tcp.Event) error {
 		if e.Kind == tcp.Transition {
 			err = errors.Join(err, c.watch(e))
 			c.history.add(e)
+			c.push.transition(e, c.meter)
 		}
 	}
 	if c.conns.wanted() {
@@ -165,6 +167,7 @@ func (c *collector) Tick(now uint64) error {
 		c.nextLook = now + c.look
 	}
 	c.answer(now)
+	c.push.tick(now)
 	return c.Idle()
 }
 
@@ -172,6 +175,7 @@ func (c *collector) Tick(now uint64) error {
 func (c *collector) lookAround(now uint64) {
 	c.lookFailed = nil
 	c.leaked = c.report(c.leaks, now)
+	c.push.verdicts(c.leaked, c.meter)
 	c.seen = c.seen.next(now, c.leaked, c.lookFailed, c.meter)
 	if c.skipped != nil {
 		c.seen.skipped = c.skipped()
@@ -266,24 +270,27 @@ func (c *collector) Close(uint64) error {
 	return err
 }
 
-// connectionRelay makes records of connections as long as somebody reads them: one that began
+// connectionRelay makes records of connections as long as somebody takes them: one that began
 // before has a record that does not know its beginning.
 type connectionRelay struct {
 	topic     topic
-	collector *connection.Collector // nil: nobody reads
+	push      *push
+	meter     *meter
+	collector *connection.Collector // nil: nobody takes any
 	lines     *output.ConnectionJSON
 	offset    int64
 }
 
-func (r *connectionRelay) init(h *hub, offset int64) {
-	r.topic.hub, r.topic.name, r.offset = h, topicConnection, offset
+func (r *connectionRelay) init(c *collector, offset int64) {
+	r.push, r.meter = &c.push, c.meter
+	r.topic.hub, r.topic.name, r.offset = c.hub, topicConnection, offset
 	r.lines = output.NewConnectionJSON(&r.topic.lines)
 	r.topic.flush = r.lines.Flush
 }
 
-// wanted reports whether somebody reads, and forgets all if not.
+// wanted reports whether somebody takes records, and forgets all if not.
 func (r *connectionRelay) wanted() bool {
-	if r.topic.wanted() {
+	if r.topic.wanted() || r.push.connections() {
 		return true
 	}
 	r.collector = nil
@@ -294,12 +301,21 @@ func (r *connectionRelay) event(e *tcp.Event) error {
 	if r.collector == nil {
 		r.collector = connection.NewCollector(connection.Config{
 			Max: maxConnections, Offset: r.offset, Flush: func() error { return nil },
-			Show: func(record *connection.Record) error {
-				return errors.Join(r.lines.Write(record), r.topic.wrote())
-			},
+			Show: r.show,
 		})
 	}
 	return r.collector.Event(e)
+}
+
+// show hands a record to those who take it.
+func (r *connectionRelay) show(record *connection.Record) error {
+	if r.push.connections() {
+		r.push.to.Connection(record, r.meter.nameOf(serviceOf(&record.Event)))
+	}
+	if !r.topic.wanted() {
+		return nil
+	}
+	return errors.Join(r.lines.Write(record), r.topic.wrote())
 }
 
 // parseCookie understands a cookie as JSON shows it.

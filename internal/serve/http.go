@@ -224,7 +224,6 @@ func (d *daemon) health(within time.Duration) http.HandlerFunc {
 
 // metrics serves Prometheus.
 func (d *daemon) metrics() http.Handler {
-	self := d.selfMetrics()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), answerLimit)
 		defer cancel()
@@ -234,7 +233,7 @@ func (d *daemon) metrics() http.Handler {
 			return
 		}
 		options := promhttp.HandlerOpts{ErrorLog: d.logger, EnableOpenMetrics: true}
-		promhttp.HandlerFor(prometheus.Gatherers{prometheus.GathererFunc(s.gather), self}, options).ServeHTTP(w, r)
+		promhttp.HandlerFor(prometheus.Gatherers{prometheus.GathererFunc(s.gather), d.self}, options).ServeHTTP(w, r)
 	})
 }
 

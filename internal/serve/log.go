@@ -17,9 +17,10 @@ type logger struct {
 	out    func(string)
 	errors atomic.Uint64
 
-	lock  sync.Mutex
-	last  time.Time
-	muted bool
+	lock       sync.Mutex
+	last       time.Time
+	complained time.Time
+	muted      bool
 }
 
 // say says a line, one at a time.
@@ -44,6 +45,19 @@ func (l *logger) mute() {
 
 // Enabled is true for what somebody has to know.
 func (l *logger) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelWarn }
+
+// complainAgain is from one complaint to the next.
+const complainAgain = 10 * time.Second
+
+// complain says what goes wrong again and again, now and then.
+func (l *logger) complain(text string) {
+	l.lock.Lock()
+	defer l.lock.Unlock()
+	if now := time.Now(); now.Sub(l.complained) >= complainAgain {
+		l.complained = now
+		l.write(text)
+	}
+}
 
 // Handle says a record.
 func (l *logger) Handle(_ context.Context, r slog.Record) error {

@@ -19,9 +19,11 @@ import (
 	"golang.org/x/net/netutil"
 	"golang.org/x/sys/unix"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/exporter-toolkit/web"
 
 	"github.com/tcptrace/tcptrace/internal/leak"
+	"github.com/tcptrace/tcptrace/internal/otlp"
 	"github.com/tcptrace/tcptrace/internal/pipeline"
 )
 
@@ -37,6 +39,7 @@ type Config struct {
 	MaxSockets  int           // that are followed at once
 	Look        time.Duration // from one look for leaks to the next
 	Facts       leak.Facts
+	Push        PushConfig
 	Offset      int64 // of the wall clock to CLOCK_BOOTTIME in ns, until an event tells
 
 	// Skipped says what could not be read of the sockets that existed at the start; empty:
@@ -60,8 +63,10 @@ type daemon struct {
 	collector *collector
 	logger    *logger
 	servers   []*http.Server
-	answers   chan struct{} // has room for those that are made at once
-	failed    chan error    // of servers
+	self      *prometheus.Registry // metrics of this process
+	pusher    *otlp.Pusher         // nil: nothing is pushed
+	answers   chan struct{}        // has room for those that are made at once
+	failed    chan error           // of servers
 	running   sync.WaitGroup
 }
 
@@ -73,6 +78,9 @@ func Run(ctx context.Context, cfg Config, run pipeline.Config, source pipeline.S
 	signal.Notify(hangups, unix.SIGHUP)
 	defer signal.Stop(hangups)
 	d := newDaemon(cfg, source)
+	if err := d.startPush(); err != nil {
+		return pipeline.Counts{}, err
+	}
 	for i, l := range cfg.Listeners {
 		d.running.Go(func() { d.serve(d.servers[i], l) })
 	}
@@ -104,6 +112,7 @@ func newDaemon(cfg Config, source pipeline.Source) *daemon {
 			look: cfg.Look, offset: cfg.Offset, skipped: cfg.Skipped,
 		}),
 	}
+	d.self = d.selfMetrics()
 	handler := d.handler()
 	for range cfg.Listeners { // one each: the toolkit writes to it
 		d.servers = append(d.servers, &http.Server{
@@ -179,6 +188,7 @@ func (d *daemon) end() {
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownWithin)
 	defer cancel()
 	var closing sync.WaitGroup
+	closing.Go(d.stopPush)
 	for _, s := range d.servers {
 		closing.Go(func() {
 			if s.Shutdown(ctx) != nil {

@@ -35,11 +35,13 @@ var rooms = map[string][]string{
 		"internal/symbolize", "internal/terminal"},
 	"internal/top": {"internal/tcp", "internal/pipeline", "internal/stats", "internal/timeline", "internal/leak", "internal/output",
 		"internal/terminal"},
+	"internal/otlp": {"internal/tcp", "internal/connection"},
 	"internal/serve": {"internal/tcp", "internal/pipeline", "internal/connection", "internal/stats", "internal/timeline",
-		"internal/leak", "internal/output", "internal/terminal"},
+		"internal/otlp", "internal/leak", "internal/output", "internal/terminal"},
 	"cmd/tcptrace": {"internal/top", "internal/tcp", "internal/terminal", "internal/symbolize", "internal/probe",
 		"internal/recording", "internal/enrich", "internal/pipeline", "internal/connection", "internal/stats", "internal/timeline",
-		"internal/leak", "internal/output", "internal/procfs", "internal/where", "internal/confine", "internal/serve"},
+		"internal/leak", "internal/output", "internal/procfs", "internal/where", "internal/confine", "internal/serve",
+		"internal/otlp"},
 }
 
 // pure is all that the domain may import of the standard library: it has no I/O and no
