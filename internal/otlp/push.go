@@ -88,7 +88,13 @@ func (p *Pusher) resource() []attribute.KeyValue {
 		attribute.String("service.name", "tcptrace"), attribute.String("service.version", p.cfg.Version),
 		attribute.String("host.name", p.cfg.Host), attribute.String("os.type", "linux"),
 	}
-	set := attribute.NewSet(append(all, p.cfg.Resource...)...) // of two with one key the last one counts
+	// Of two with one key the last one counts.
+	set := attribute.NewSet(append(all, p.cfg.Resource...)...)
+	if instance := attribute.Key("service.instance.id"); !set.HasValue(instance) {
+		// Prometheus has its label instance from it: without one, all hosts would share their series.
+		host, _ := set.Value("host.name")
+		set = attribute.NewSet(append(set.ToSlice(), attribute.KeyValue{Key: instance, Value: host})...)
+	}
 	return set.ToSlice()
 }
 

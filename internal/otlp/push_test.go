@@ -213,7 +213,7 @@ tcptrace.srtt_ms=0.25
 tcptrace.state=TIME_WAIT
 tcptrace.syn_sent_ms=0.25
 tcptrace.uid=1000`)
-	expect(t, texts(r.logs[0].Resource.Attributes), "host.name=renamed\nos.type=linux\nservice.name=tcptrace\nservice.version=1.2.3")
+	expect(t, texts(r.logs[0].Resource.Attributes), "host.name=renamed\nos.type=linux\nservice.instance.id=renamed\nservice.name=tcptrace\nservice.version=1.2.3")
 	if scope := r.logs[0].ScopeLogs[0].Scope; scope.Name != scopeName || scope.Version != "1.2.3" {
 		t.Errorf("scope %v", scope)
 	}
