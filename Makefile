@@ -51,18 +51,24 @@ soak: deps build rig ## three tracers at once stay as small as they were, for SO
 test-kernels: deps ## the kernel tests on Debian's kernels 5.10 to 7.x, also RT and locked down; KERNEL=6.1,6.12-rt for some
 	$(GO) run ./internal/test/kernels -kernel "$(KERNEL)"
 
-# Real servers, of a module of their own. To build them takes ten minutes of CPU and 3 GB, once for
-# each version: they are kept outside of the tree.
+# Real servers, of modules of their own. To build them takes fifteen minutes of CPU and 4 GB, once
+# for each version: they are kept outside of the tree.
 SERVERS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tcptrace/servers
 
-$(SERVERS)/%: internal/test/servers/go.mod
+$(SERVERS)/prometheus $(SERVERS)/promtool: PACKAGE = github.com/prometheus/prometheus/cmd/$(@F)
+$(SERVERS)/victoria-logs: PACKAGE = github.com/VictoriaMetrics/VictoriaLogs/app/$(@F)
+$(SERVERS)/collector: PACKAGE = .
+$(SERVERS)/collector: internal/test/servers/collector/go.mod internal/test/servers/collector/main.go
+$(SERVERS)/prometheus $(SERVERS)/promtool $(SERVERS)/victoria-logs: internal/test/servers/go.mod
+
+$(SERVERS)/%:
 	@mkdir -p $(SERVERS)
-	cd internal/test/servers && CGO_ENABLED=0 nice $(GO) build -trimpath -ldflags '-s -w' -o $@ github.com/prometheus/prometheus/cmd/$*
+	cd $(<D) && CGO_ENABLED=0 nice $(GO) build -trimpath -ldflags '-s -w' -o $@ $(PACKAGE)
 	@touch $@ # the build leaves one alone that is the same
 
-test-servers: build $(SERVERS)/prometheus $(SERVERS)/promtool ## a real Prometheus with our rules and dashboard, which it builds first
+test-servers: build $(addprefix $(SERVERS)/,prometheus promtool victoria-logs collector) ## a real Prometheus, Collector and VictoriaLogs, which it builds first
 	$(GO) build -o bin/leaky ./internal/test/rig/leaky
-	cd internal/test/servers && $(GO) vet . && $(GO) test -v -count=1 -timeout 10m $(if $(SUDO),-exec $(SUDO)) . \
+	cd internal/test/servers && $(GO) vet . && $(GO) test -v -count=1 -timeout 15m $(if $(SUDO),-exec $(SUDO)) . \
 		-servers $(SERVERS) -bin $(CURDIR)/bin
 
 # A real browser: Debian's, and two packages of npm, whose versions the lock file has.

@@ -54,11 +54,7 @@ func TestPrometheus(t *testing.T) {
 
 	leaky := start(t, leakyService, filepath.Join(*binaries, "leaky"))
 	leakBegan := time.Now()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	load := start(t, truthService, self, trafficArg)
+	load := start(t, truthService, self(t), trafficArg)
 	told := readTruth(t, load.Stdout.(*os.File).Name())
 	checkQuantiles(t, native, classic, told)
 
@@ -140,17 +136,23 @@ func checkQuantiles(t *testing.T, native, classic *prometheus, told truth) {
 			return err
 		})
 		for _, quantile := range []float64{0.5, 0.9, 0.99} {
-			got, err := c.p.number(fmt.Sprintf("histogram_quantile(%v, %s)", quantile, c.metric+which))
-			if err != nil {
-				t.Fatal(err)
-			}
-			want := c.truth[int(math.Ceil(quantile*float64(len(c.truth))))-1]
-			off := got/want - 1
-			t.Logf("%-7s %-11s p%-2g %.3f s, in truth %.3f s: %+.1f %%", c.what, c.state, quantile*100, got, want, 100*off)
-			if c.exact && math.Abs(off) > 0.2 {
-				t.Errorf("%s: p%g of %s is %v, in truth %v", c.what, 100*quantile, c.state, got, want)
-			}
+			checkQuantile(t, c.p, c.what+" "+c.state, quantile, c.metric+which, c.truth, c.exact)
 		}
+	}
+}
+
+// checkQuantile compares one with the truth.
+func checkQuantile(t *testing.T, p *prometheus, what string, quantile float64, metric string, told []float64, exact bool) {
+	t.Helper()
+	got, err := p.number(fmt.Sprintf("histogram_quantile(%v, %s)", quantile, metric))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := told[int(math.Ceil(quantile*float64(len(told))))-1]
+	off := got/want - 1
+	t.Logf("%-19s p%-2g %.3f s, in truth %.3f s: %+.1f %%", what, quantile*100, got, want, 100*off)
+	if exact && math.Abs(off) > 0.2 {
+		t.Errorf("%s: p%g is %v, in truth %v", what, 100*quantile, got, want)
 	}
 }
 

@@ -21,19 +21,18 @@ import (
 )
 
 var (
-	serversDir = flag.String("servers", "", "the folder of prometheus and promtool")
+	serversDir = flag.String("servers", "", "the folder of prometheus, promtool, collector and victoria-logs")
 	binaries   = flag.String("bin", "", "the folder of tcptrace and leaky")
 )
 
 const packaging = "../../../packaging"
 
-// TestMain lets the tests run this program once more, to make traffic of which the truth is known.
+// TestMain lets the tests run this program once more.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 2 && os.Args[1] == trafficArg {
-		if err := traffic(); err != nil {
-			fmt.Fprintln(os.Stderr, "traffic:", err)
-			os.Exit(1)
-		}
+	if ran, err := runAs(os.Args); err != nil {
+		fmt.Fprintln(os.Stderr, os.Args[1]+":", err)
+		os.Exit(1)
+	} else if ran {
 		os.Exit(0)
 	}
 	flag.Parse()
@@ -157,18 +156,23 @@ func newPrometheus(t *testing.T, target string, native bool) *prometheus {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, content := range map[string]string{
-		"scrape.yml": text,
-		"prometheus.yml": "global: {evaluation_interval: 1s}\nscrape_config_files: [scrape.yml]\nrule_files: [" +
-			strconv.Quote(rules) + "]\n",
-	} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
-			t.Fatal(err)
-		}
+	path := filepath.Join(dir, "scrape.yml")
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
 	}
-	at := freeAddress(t)
-	start(t, "", filepath.Join(*serversDir, "prometheus"), "--config.file="+filepath.Join(dir, "prometheus.yml"),
-		"--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+at)
+	return runPrometheus(t, fmt.Sprintf("global: {evaluation_interval: 1s}\nscrape_config_files: [%q]\nrule_files: [%q]\n", path, rules))
+}
+
+// runPrometheus starts one with a configuration.
+func runPrometheus(t *testing.T, config string, args ...string) *prometheus {
+	t.Helper()
+	dir, at := t.TempDir(), freeAddress(t)
+	path := filepath.Join(dir, "prometheus.yml")
+	if err := os.WriteFile(path, []byte(config), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	start(t, "", filepath.Join(*serversDir, "prometheus"), append(args, "--config.file="+path,
+		"--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+at)...)
 	p := &prometheus{"http://" + at}
 	eventually(t, "Prometheus is ready", time.Minute, func() error { return answers(p.url + "/-/ready") })
 	return p

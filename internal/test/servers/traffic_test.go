@@ -11,9 +11,6 @@ import (
 	"time"
 )
 
-// trafficArg has this program make traffic.
-const trafficArg = "traffic"
-
 // truth is how long the connections of traffic stayed in two states, by its own clock, in seconds.
 type truth struct{ Established, CloseWait []float64 }
 
