@@ -42,7 +42,11 @@ func (c census) nothing(f tcp.Filter) error {
 		{"--uid", len(f.UIDs), func() bool { return c.mayHaveUser(f.UIDs) }},
 		{"--comm", len(f.Comm), func() bool { return processNamed(f.Comm) || c.hasSockets(tcp.Filter{Comm: f.Comm}) }},
 		{"--cgroup", len(f.Cgroups), func() bool { return c.hasPlace(c.where.HasCgroup, tcp.Filter{Cgroups: f.Cgroups}) }},
-		{"--container", len(f.Containers), func() bool { return c.hasPlace(c.where.HasContainer, tcp.Filter{Containers: f.Containers}) }},
+		{"--container", len(f.Containers), func() bool {
+			return c.hasPlace(c.where.HasContainer, tcp.Filter{Containers: f.Containers, ContainerNames: f.ContainerNames})
+		}},
+		{"--pod", len(f.Pods), func() bool { return c.hasPlace(c.where.HasContainer, tcp.Filter{Pods: f.Pods}) }},
+		{"--unit", len(f.Units), func() bool { return c.hasPlace(c.where.HasCgroup, tcp.Filter{Units: f.Units}) }},
 		{"--netns", len(f.NetNS), func() bool { return c.namespace == nil || slices.ContainsFunc(f.NetNS, c.namespace) }},
 	} {
 		if name.asked > 0 && !name.there() {
@@ -65,8 +69,16 @@ func (c census) mayHaveUser(uids []uint32) bool {
 // hasPlace reports whether a cgroup or container is there that the filter selects, or
 // where it has gone, a socket of it.
 func (c census) hasPlace(has func(func(path string) bool) bool, f tcp.Filter) bool {
+	read := make(map[string]*tcp.Names) // many processes are in one container
 	return c.hasSockets(f) || has(func(path string) bool {
-		return f.Match(&tcp.Event{Cgroup: path, ContainerID: tcp.ContainerID(path)})
+		e := tcp.Event{Cgroup: path, ContainerID: tcp.ContainerID(path)}
+		if e.ContainerID != "" && len(f.ContainerNames)+len(f.Pods) > 0 {
+			if read[path] == nil {
+				read[path] = c.where.NamesOf(path)
+			}
+			e.Names = read[path]
+		}
+		return f.Match(&e)
 	})
 }
 

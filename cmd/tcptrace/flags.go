@@ -2,8 +2,10 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"syscall"
 
+	"github.com/tcptrace/tcptrace/internal/enrich"
 	"github.com/tcptrace/tcptrace/internal/output"
 	"github.com/tcptrace/tcptrace/internal/probe"
 	"github.com/tcptrace/tcptrace/internal/tcp"
@@ -64,9 +66,12 @@ type selectFlags struct {
 	Comm      names      `placeholder:"NAME,..." help:"Name of that process, or a pattern such as nginx*."`
 	UID       uids       `name:"uid" placeholder:"USER,..." help:"User that owns the socket, by name or id."`
 	Cgroup    names      `placeholder:"PATH,..." help:"cgroup, including all below it: /system.slice."`
-	Container names      `placeholder:"ID,..." help:"Container id, or the first part of it."`
+	Container names      `placeholder:"NAME,..." help:"Container: its name, a pattern such as web-*, its id, or the first part of that."`
+	Pod       names      `placeholder:"POD,..." help:"Pod of Kubernetes: cart-7d9f, shop/cart-7d9f, or a pattern such as shop/*."`
+	Unit      names      `placeholder:"UNIT,..." help:"Unit of systemd: nginx, nginx.service, or a pattern."`
 	NetNS     netns      `name:"netns" placeholder:"NETNS,..." help:"Network namespace: inode, name or path."`
 	Cookie    cookies    `placeholder:"COOKIE,..." help:"Single sockets, as COOKIE or ss -e names them."`
+	ids       []string   // of Container, those that are the beginning of an id: see idsFirst
 	Where     expression `placeholder:"EXPR" help:"What an expression over the JSON fields is true for: 'duration_ms > 500 && role == \"client\"'."`
 }
 
@@ -97,6 +102,24 @@ func (f *filterFlags) filter() (tcp.Filter, error) {
 	return filter, err
 }
 
+// idsFirst takes a value of --container for an id, and for no name, if a container runs here whose
+// id begins with it. What was a name on the host of a recording is not to be known.
+func (f *selectFlags) idsFirst(e *env) {
+	for _, value := range f.Container {
+		id := enrich.ContainerWithID("/proc", value)
+		if id == "" {
+			continue
+		}
+		if f.ids = append(f.ids, value); len(value) < 12 { // shorter than any tool shows an id
+			e.say(fmt.Sprintf("--container %s is taken as the beginning of the id %.12s, not as a name", value, id))
+		}
+	}
+}
+
+func (f *selectFlags) containerNames() []string {
+	return slices.DeleteFunc(slices.Clone([]string(f.Container)), func(value string) bool { return slices.Contains(f.ids, value) })
+}
+
 // filter returns what the flags select, or a usageError.
 func (f *selectFlags) filter() (tcp.Filter, error) {
 	filter := tcp.Filter{
@@ -104,7 +127,7 @@ func (f *selectFlags) filter() (tcp.Filter, error) {
 		LocalPorts: tcp.Ports(f.LPort), RemotePorts: tcp.Ports(f.RPort), EitherPort: tcp.Ports(f.Port),
 		Local: f.LAddr, Remote: f.RAddr,
 		PIDs: f.PID, UIDs: f.UID, Comm: f.Comm,
-		Cgroups: f.Cgroup, Containers: f.Container, Cookies: f.Cookie,
+		Cgroups: f.Cgroup, Containers: f.Container, ContainerNames: f.containerNames(), Pods: f.Pod, Units: f.Unit, Cookies: f.Cookie,
 	}
 	if f.Where.Expression != nil {
 		filter.Where = f.Where.Match

@@ -50,6 +50,9 @@ func (leaksFound) Error() string { return "leaks were found" }
 
 // Run looks once or watches, at the kernel or at a recording.
 func (c *leaksCmd) Run(e *env) error {
+	if c.Read == nil {
+		c.idsFirst(e)
+	}
 	filter, err := c.selectFlags.filter()
 	if err == nil {
 		err = c.consistent()

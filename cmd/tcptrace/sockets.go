@@ -22,7 +22,7 @@ import (
 // socketsCmd prints the sockets that exist now.
 type socketsCmd struct {
 	All         bool     `short:"a" group:"Output" help:"A row for each socket in TIME_WAIT, which columns sum up otherwise."`
-	By          statsBy  `placeholder:"WHAT" group:"Output" help:"Count sockets by state, for each comm, host, pid, unit, container, remote, lport, netns or cgroup."`
+	By          statsBy  `placeholder:"WHAT" group:"Output" help:"Count sockets by state, for each comm, host, pid, unit, container, remote, lport, netns, cgroup, pod, namespace or image."`
 	Watch       duration `placeholder:"TIME" group:"Output" help:"Look again after this time, such as 2s, until you stop it."`
 	Output      format   `short:"o" placeholder:"FORMAT" group:"Output" help:"${formats}; default ${format}."`
 	formatFlags `embed:"" group:"Output"`
@@ -77,6 +77,7 @@ func (c *socketsCmd) check() error {
 
 // Run prints one row per socket of every network namespace.
 func (c *socketsCmd) Run(e *env) error {
+	c.idsFirst(e)
 	filter, err := c.filter()
 	if err != nil {
 		return err

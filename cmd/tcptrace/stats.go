@@ -19,7 +19,7 @@ import (
 
 // statsCmd counts states, edges and connections.
 type statsCmd struct {
-	By       statsBy   `default:"comm" placeholder:"WHAT" group:"Output" help:"Group connections by comm (the default), host, pid, unit, container, remote, lport, netns or cgroup."`
+	By       statsBy   `default:"comm" placeholder:"WHAT" group:"Output" help:"Group connections by comm (the default), host, pid, unit, container, remote, lport, netns, cgroup, pod, namespace or image."`
 	Output   string    `short:"o" group:"Output" enum:"columns,json" default:"columns" placeholder:"FORMAT" help:"columns or json; default ${default}."`
 	JSON     bool      `short:"j" group:"Output" help:"-o json: one object per report, with the buckets of the distributions."`
 	Wide     bool      `short:"w" group:"Output" help:"Lines of 120 characters where the terminal does not say."`

@@ -81,6 +81,9 @@ const maxStories = 1 << 16
 
 // Run tells stories until the source ends or the user has enough.
 func (c *timelineCmd) Run(e *env) error {
+	if c.Read == nil {
+		c.idsFirst(e)
+	}
 	filter, err := c.filter()
 	if err != nil {
 		return err

@@ -13,7 +13,7 @@ import (
 
 // topCmd shows groups of sockets on a screen.
 type topCmd struct {
-	By       statsBy   `default:"comm" placeholder:"WHAT" group:"Output" help:"Group sockets by comm (the default), host, pid, unit, container, remote, lport, netns or cgroup; the key g changes it."`
+	By       statsBy   `default:"comm" placeholder:"WHAT" group:"Output" help:"Group sockets by comm (the default), host, pid, unit, container, remote, lport, netns, cgroup, pod, namespace or image; the key g changes it."`
 	Interval *duration `placeholder:"TIME" group:"Output" help:"Time from one look to the next; default 1s on a screen."`
 
 	followFlags  `embed:"" group:"Filters (of sockets)"`

@@ -64,6 +64,9 @@ func (f *limitFlags) followed() int {
 
 // run takes the events of the sockets that the filter selects to a view.
 func (f *tracingFlags) run(e *env, filter *followFlags, v view) error {
+	if f.Read == nil {
+		filter.idsFirst(e)
+	}
 	selected, err := filter.filter()
 	if err == nil {
 		err = f.recordFlags.check()

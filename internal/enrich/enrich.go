@@ -1,8 +1,8 @@
 // Package enrich says where a socket lives: the path of its cgroup, the container
 // that the path names, and what its owner is called now. It asks the cgroup file
-// system once per cgroup and /proc once per owner, never once per event. It talks
-// to no container runtime and gives no names that the kernel does not hold. A container id
-// is a claim of the cgroup, see tcp.ContainerID: nothing is derived from it.
+// system once per cgroup and /proc once per owner, never once per event. What a
+// container is called it reads again now and then, see package names. It talks to no container
+// runtime. A container id is a claim of the cgroup, see tcp.ContainerID.
 package enrich
 
 import (
@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tcptrace/tcptrace/internal/names"
 	"github.com/tcptrace/tcptrace/internal/procfs"
 	"github.com/tcptrace/tcptrace/internal/tcp"
 )
@@ -27,12 +28,19 @@ const (
 	// change: a cgroup that was not found, the name and the container of a
 	// process.
 	retryNS = 2e9
+
+	// A container may be renamed, and its runtime writes its record before or after the first
+	// connection. Names are read again so often, in event time.
+	namesNS     = 10e9
+	namesSoonNS = 1e9 // as long as there are none, for the first few times
+	soonTries   = 10
 )
 
 // Enricher fills in Event.Cgroup, Event.ContainerID, and for a row the Comm that
 // its owner has now. It belongs to one goroutine.
 type Enricher struct {
 	proc     procfs.Proc
+	names    *names.Finder
 	cgroup2  mount  // at "" and real false where there is none
 	byOwner  bool   // containers may exist that only /proc/PID/cgroup names
 	hidden   bool   // cgroups outside our own namespace are not seen
@@ -51,7 +59,9 @@ type Enricher struct {
 type cgroup struct {
 	path      string // "": not found
 	container string
-	expires   uint64 // event time; an id is never given twice, so a path stays true
+	names     *tcp.Names
+	tries     int    // without names
+	expires   uint64 // event time; an id is never given twice, so a path stays true: then names are read again
 }
 
 // New returns an Enricher that reads processes below procRoot ("/proc") and the
@@ -66,6 +76,7 @@ type cgroup struct {
 func New(procRoot, cgroupRoot string) *Enricher {
 	e := &Enricher{
 		proc:    procfs.Open(procRoot),
+		names:   names.New(filepath.Dir(filepath.Clean(procRoot)), procfs.Open(procRoot)),
 		cgroups: make(map[uint64]cgroup),
 		owners:  make(map[ownerKey]owner),
 	}
@@ -108,10 +119,10 @@ func (e *Enricher) Reads() []string {
 	if cgroups := e.cgroup2.folder(); cgroups != "" {
 		folders = append(folders, cgroups)
 	}
-	return folders
+	return append(folders, e.names.Reads()...)
 }
 
-// Fill sets ev.Cgroup and ev.ContainerID as far as they can be found, and the Comm
+// Fill sets ev.Cgroup, ev.ContainerID and ev.Names as far as they can be found, and the Comm
 // of a row whose owner holds the socket. It leaves an event alone that has a
 // Cgroup or no CgroupID, so a recording keeps what it says. It may read files, but
 // only for a cgroup or an owner that is new or was read two seconds ago.
@@ -122,26 +133,43 @@ func (e *Enricher) Fill(ev *tcp.Event) {
 	if ev.CgroupID != e.lastID || ev.BootNS >= e.last.expires {
 		e.lastID, e.last = ev.CgroupID, e.find(ev.CgroupID, ev.BootNS)
 	}
-	ev.Cgroup, ev.ContainerID = e.last.path, e.last.container
+	ev.Cgroup, ev.ContainerID, ev.Names = e.last.path, e.last.container, e.last.names
 	e.fillOwner(ev)
-	if e.details && ev.Kind == tcp.Socket {
-		if unit := tcp.Unit(ev.Cgroup); unit != "" {
-			details(ev).Unit = unit
-		}
-	}
 }
 
-// FillDetails makes Fill set the Unit of a row as well, and if the owner holds the socket the
-// Cmdline: the first maxCmdline bytes of it.
+// FillDetails makes Fill set the Cmdline of a row whose owner holds the socket as well: the first
+// maxCmdline bytes of it.
 func (e *Enricher) FillDetails() { e.details = true }
 
 // find looks among what is remembered first.
 func (e *Enricher) find(id, now uint64) cgroup {
 	cg, ok := e.cgroups[id]
-	if !ok || now >= cg.expires {
+	if !ok || cg.path == "" && now >= cg.expires {
 		cg = e.lookUp(id, now)
 	}
+	if cg.path != "" && now >= cg.expires {
+		cg.name(e.names, now)
+		e.store(id, cg)
+	}
 	return cg
+}
+
+// name reads the names of the cgroup. A container that has ended keeps those that it had.
+func (cg *cgroup) name(finder *names.Finder, now uint64) {
+	found := finder.Find(cg.path, cg.container)
+	switch {
+	case found == tcp.Names{} && cg.container == "": // it is in none
+		cg.expires = math.MaxUint64
+		return
+	case cg.names == nil && found != tcp.Names{}, found.Container != "" && found != *cg.names:
+		cg.names = &found
+	}
+	cg.expires = now + namesNS
+	if cg.names == nil || cg.names.Container == "" {
+		if cg.tries++; cg.tries < soonTries {
+			cg.expires = now + namesSoonNS
+		}
+	}
 }
 
 // lookUp finds a cgroup and remembers the answer, also when there is none.
@@ -166,12 +194,12 @@ func (e *Enricher) lookUp(id, now uint64) cgroup {
 
 func (e *Enricher) remember(id uint64, path string) {
 	if e.cgroups[id].path == "" {
-		e.store(id, cgroup{path, tcp.ContainerID(path), math.MaxUint64})
+		e.store(id, cgroup{path: path, container: tcp.ContainerID(path)}) // named when it is asked for
 	}
 }
 
 func (e *Enricher) store(id uint64, cg cgroup) {
-	if len(e.cgroups) >= maxCgroups {
+	if _, known := e.cgroups[id]; !known && len(e.cgroups) >= maxCgroups {
 		clear(e.cgroups)
 	}
 	e.cgroups[id] = cg

@@ -73,8 +73,8 @@ func TestParseContainer(t *testing.T) {
 		"nonsense":                           "",
 	}
 	for text, want := range tests {
-		if got, err := parseContainer(strings.NewReader(text)); got != want || err != nil {
-			t.Errorf("parseContainer(%q) = %q, %v, want %q", text, got, err, want)
+		if got, err := parseContainer(strings.NewReader(text)); got.container != want || err != nil {
+			t.Errorf("parseContainer(%q) = %q, %v, want %q", text, got.container, err, want)
 		}
 	}
 }
@@ -527,11 +527,11 @@ func TestFillDetails(t *testing.T) {
 		if err := os.WriteFile(fmt.Sprintf("%s/%d/cmdline", h.proc, pid), []byte(test.cmdline), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if d := fill(pid, held); d == nil || d.Unit != "web.service" || d.Cmdline != test.want {
+		if d := fill(pid, held); d == nil || d.Cmdline != test.want {
 			t.Errorf("process %d: got %+v, want %q", pid, d, test.want)
 		}
 	}
-	if d := fill(7, tcp.Event{Kind: tcp.Socket, Holder: tcp.Gone}); d == nil || d.Unit != "web.service" || d.Cmdline != "" {
+	if d := fill(7, tcp.Event{Kind: tcp.Socket, Holder: tcp.Gone}); d != nil {
 		t.Errorf("it does not hold the socket: got %+v", d)
 	}
 	if d := fill(7, tcp.Event{Holder: tcp.Held}); d != nil {

@@ -6,6 +6,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/tcptrace/tcptrace/internal/procfs"
+	"github.com/tcptrace/tcptrace/internal/tcp"
 )
 
 // HasCgroup reports whether a cgroup exists whose path fits, be there sockets in it or
@@ -39,6 +42,28 @@ func (e *Enricher) HasContainer(fits func(path string) bool) bool {
 		}
 	}
 	return false
+}
+
+// ContainerWithID returns the id of a container with a process below procRoot that begins with
+// prefix; empty: none is to be seen. It reads a file of every process.
+func ContainerWithID(procRoot, prefix string) (id string) {
+	e := Enricher{proc: procfs.Open(procRoot)}
+	if prefix == "" || strings.Trim(prefix, "0123456789abcdef") != "" || !e.proc.HasEventPIDs() {
+		return ""
+	}
+	e.HasContainer(func(path string) bool {
+		if found := tcp.ContainerID(path); strings.HasPrefix(found, prefix) {
+			id = found
+		}
+		return id != ""
+	})
+	return id
+}
+
+// NamesOf reads what a cgroup is called.
+func (e *Enricher) NamesOf(cgroup string) *tcp.Names {
+	found := e.names.Find(cgroup, tcp.ContainerID(cgroup))
+	return &found
 }
 
 // eachCgroup reads /proc/PID/cgroup, see cgroups(7), as long as more of it is wanted.

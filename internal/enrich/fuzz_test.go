@@ -23,7 +23,8 @@ func FuzzParseMounts(f *testing.F) {
 // FuzzParseContainer reads cgroups, whose names are anybody's who may make one.
 func FuzzParseContainer(f *testing.F) {
 	f.Fuzz(func(t *testing.T, cgroups string) {
-		id, err := parseContainer(strings.NewReader(cgroups))
+		found, err := parseContainer(strings.NewReader(cgroups))
+		id := found.container
 		if err != nil {
 			return
 		}

@@ -19,10 +19,11 @@ type ownerKey struct {
 }
 
 type owner struct {
-	comm, container string // as they were at the last check
-	cmdline         string // likewise, if it is asked for
-	start           uint64 // when the process began, in ticks since the boot
-	check           uint64 // event time from which it is to be read again
+	comm    string // as it was at the last check
+	place   cgroup // likewise, of the hierarchy that names a container
+	cmdline string // likewise, if it is asked for
+	start   uint64 // when the process began, in ticks since the boot
+	check   uint64 // event time from which it is to be read again
 }
 
 // fillOwner adds what the process says of itself: the container, where no cgroup
@@ -41,7 +42,7 @@ func (e *Enricher) fillOwner(ev *tcp.Event) {
 	}
 	o := &e.lastOne
 	if wantsContainer {
-		ev.ContainerID = o.container
+		ev.ContainerID, ev.Names = o.place.container, o.place.names
 	}
 	if wantsName && o.comm != "" {
 		ev.Comm = o.comm
@@ -71,13 +72,18 @@ func (e *Enricher) owner(key ownerKey, ev *tcp.Event) owner {
 	// A process that began after the event is a stranger that got the pid.
 	if stat, err := e.proc.Stat(ev.PID); err == nil && e.proc.Began(stat) <= ev.BootNS {
 		if stat.Start != o.start {
-			o.container, o.cmdline = "", ""
+			o.place, o.cmdline = cgroup{}, ""
 		}
 		o.start, o.comm = stat.Start, stat.Name
 		// Read each time: a runtime moves a process into the container after it
 		// has begun. One that just exited has no cgroup any more.
-		if id, err := procfs.Read(e.proc, ev.PID, "cgroup", parseContainer); err == nil && id != "" {
-			o.container = id
+		if at, err := procfs.Read(e.proc, ev.PID, "cgroup", parseContainer); err == nil && at.container != "" {
+			if at.container != o.place.container {
+				o.place = at
+			}
+			if ev.BootNS >= o.place.expires {
+				o.place.name(e.names, ev.BootNS)
+			}
 		}
 		if e.details {
 			o.cmdline = e.cmdline(ev.PID)
@@ -90,14 +96,14 @@ func (e *Enricher) owner(key ownerKey, ev *tcp.Event) owner {
 	return o
 }
 
-// parseContainer reads /proc/PID/cgroup and returns the first container id in it:
+// parseContainer reads /proc/PID/cgroup and returns the first cgroup in it that is in a container:
 // every hierarchy that knows of the container has the same.
-func parseContainer(r io.Reader) (id string, err error) {
+func parseContainer(r io.Reader) (first cgroup, err error) {
 	err = eachCgroup(r, func(path string) bool {
-		id = tcp.ContainerID(path)
-		return id == ""
+		first = cgroup{path: path, container: tcp.ContainerID(path)}
+		return first.container == ""
 	})
-	return id, err
+	return first, err
 }
 
 // cmdlineLimit is how long to wait for a command line: it is in the memory of the process, where

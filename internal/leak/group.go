@@ -24,6 +24,7 @@ type Group struct {
 	UID       uint32 // tcp.NoUID: several, or not known
 	Container string
 	Cgroup    string
+	Names     tcp.Names
 	Role      tcp.Role
 	Holder    tcp.Holder
 	Reason    tcp.Reason // of CLOSE: why the connection ended
@@ -108,6 +109,7 @@ func (g *Group) describe(row *tcp.Event) {
 	remote := row.RemoteEnd()
 	if g.Count == 0 {
 		g.PID, g.Comm, g.UID, g.Container, g.Cgroup = row.PID, row.Comm, row.UID, row.ContainerID, row.Cgroup
+		g.Names = row.Named()
 		g.Role, g.NetNS, g.Remote, g.LocalPort = row.Role, row.NetNS, remote, row.Local.Port()
 		g.State, g.Holder, g.Reason = row.New, row.Holder, row.Reason
 		return
@@ -117,6 +119,7 @@ func (g *Group) describe(row *tcp.Event) {
 	same(&g.UID, row.UID, tcp.NoUID)
 	same(&g.Container, row.ContainerID, "")
 	same(&g.Cgroup, row.Cgroup, "")
+	g.describeNames(row)
 	same(&g.Role, row.Role, "")
 	same(&g.Holder, row.Holder, "")
 	same(&g.Reason, row.Reason, "")
@@ -129,6 +132,19 @@ func (g *Group) describe(row *tcp.Event) {
 			g.Remote = netip.AddrPortFrom(remote.Addr(), 0)
 		}
 	}
+}
+
+// describeNames keeps what all sockets of the group have in common. Those of one container have all.
+func (g *Group) describeNames(row *tcp.Event) {
+	names := row.Named()
+	if names == g.Names {
+		return
+	}
+	same(&g.Names.Container, names.Container, "")
+	same(&g.Names.Image, names.Image, "")
+	same(&g.Names.Pod, names.Pod, "")
+	same(&g.Names.PodUID, names.PodUID, "")
+	same(&g.Names.Namespace, names.Namespace, "")
 }
 
 func same[T comparable](all *T, one, several T) {

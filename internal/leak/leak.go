@@ -20,13 +20,15 @@ const (
 	ByPID       By = "pid"
 	ByComm      By = "comm"
 	ByContainer By = "container"
+	ByPod       By = "pod"
+	ByUnit      By = "unit"
 	ByRemote    By = "remote"
 	ByLocalPort By = "lport"
 	ByStack     By = "stack"
 )
 
 // Bys lists them, the default first.
-var Bys = []By{ByOwner, ByPID, ByComm, ByContainer, ByRemote, ByLocalPort, ByStack}
+var Bys = []By{ByOwner, ByPID, ByComm, ByContainer, ByPod, ByUnit, ByRemote, ByLocalPort, ByStack}
 
 // Rule says which sockets a Table counts, and into which group.
 type Rule struct {

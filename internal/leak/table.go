@@ -237,6 +237,10 @@ func (t *Table) key(row *tcp.Event, state tcp.State) key {
 		k.text = t.number(row.Comm)
 	case ByContainer:
 		k.text = t.number(row.ContainerID)
+	case ByPod:
+		k.text = t.number(row.Named().PodUID)
+	case ByUnit:
+		k.text = t.number(tcp.Unit(row.Cgroup))
 	case ByRemote:
 		k.setRemote(row.RemoteEnd())
 	case ByLocalPort:

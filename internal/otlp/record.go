@@ -137,8 +137,9 @@ func (e *encoder) socket(event *tcp.Event, service string) {
 	if event.UID != tcp.NoUID {
 		e.num("tcptrace.uid", uint64(event.UID))
 	}
-	e.str("container.id", event.ContainerID)
 	e.str("tcptrace.cgroup", event.Cgroup)
+	e.str("container.id", event.ContainerID)
+	e.names(event.Names)
 	e.str("tcptrace.service", service)
 	e.str("tcptrace.role", string(event.Role))
 	if event.Cookie != 0 {
@@ -157,6 +158,22 @@ func (e *encoder) socket(event *tcp.Event, service string) {
 		e.num("tcptrace.retransmits", uint64(event.Retransmits))
 		e.ms("tcptrace.srtt_ms", uint64(event.SRTT)*1000)
 	}
+}
+
+// names appends what people call the container, by the names of the semantic conventions.
+func (e *encoder) names(n *tcp.Names) {
+	if n == nil {
+		return
+	}
+	e.str("container.image.name", n.Image)
+	if n.PodUID == "" {
+		e.str("container.name", n.Container)
+		return
+	}
+	e.str("k8s.container.name", n.Container)
+	e.str("k8s.pod.name", n.Pod)
+	e.str("k8s.pod.uid", n.PodUID)
+	e.str("k8s.namespace.name", n.Namespace)
 }
 
 func appendHex(b []byte, n uint64) []byte {
@@ -225,6 +242,7 @@ type Verdict struct {
 	PID            uint32
 	Comm           string
 	Container      string
+	Names          tcp.Names
 	Cgroup         string
 	Role           tcp.Role
 	Holder         tcp.Holder
@@ -272,6 +290,7 @@ func (e *encoder) leak(v *Verdict) {
 	}
 	e.str("tcptrace.comm", v.Comm)
 	e.str("container.id", v.Container)
+	e.names(&v.Names)
 	e.str("tcptrace.cgroup", v.Cgroup)
 	e.str("tcptrace.role", string(v.Role))
 	e.str("tcptrace.holder", string(v.Holder))

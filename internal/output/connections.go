@@ -20,7 +20,7 @@ const (
 	connectionFolded = "states bytes_received bytes_sent role duration_ms closed_first reason"
 	connectionLayout = "pid comm role local remote bytes_sent bytes_received duration_ms closed_first reason states"
 	connectionMore   = "start boot_ns start_boot_ns cookie netns device family protocol state open outcome time_wait_reason missing errno " +
-		"owner_source holder unaccepted acked fd uid retransmits srtt_us skaddr container_id cgroup"
+		"owner_source holder unaccepted acked fd uid retransmits srtt_us skaddr container_id container image pod pod_uid namespace unit cgroup"
 )
 
 // connectionFields are those of JSON, in order, without v, type and time. CSV has them all.
@@ -28,7 +28,7 @@ var connectionFields = slices.Concat(
 	strings.Fields("boot_ns start start_boot_ns cookie skaddr netns device family protocol laddr lport raddr rport state open duration_ms duration_kind"),
 	slices.Concat(stays...),
 	strings.Fields("closed_first outcome reason time_wait_reason errno missing role pid comm uid fd owner_source unaccepted acked holder "+
-		"cgroup container_id bytes_sent bytes_received retransmits srtt_us"),
+		"cgroup container_id unit container image pod pod_uid namespace bytes_sent bytes_received retransmits srtt_us"),
 )
 
 // stays are the names of the fields for the time in each of connection.States: the time, and
@@ -50,7 +50,7 @@ func (f *formatter) connections() table[connection.Record] {
 	shared := []string{
 		"time", "boot_ns", "cookie", "skaddr", "netns", "device", "family", "protocol", "laddr", "lport", "raddr", "rport",
 		"local", "remote", "state", "duration_ms", "duration_kind", "reason", "errno", "role", "pid", "comm", "uid", "fd", "owner_source",
-		"unaccepted", "acked", "holder", "cgroup", "container_id", "bytes_sent", "bytes_received", "retransmits", "srtt_us",
+		"unaccepted", "acked", "holder", "cgroup", "container_id", "unit", "container", "image", "pod", "pod_uid", "namespace", "bytes_sent", "bytes_received", "retransmits", "srtt_us",
 	}
 	var all table[connection.Record]
 	for _, c := range f.events().choose(shared) {

@@ -20,6 +20,7 @@ func ended() *connection.Record {
 		ClosedFirst: connection.Local, Outcome: tcp.Reset, TimeWaitEnd: tcp.Expired, Missing: true, Open: true,
 	}
 	r.Device, r.Holder, r.Unaccepted, r.Acked = 3, tcp.Gone, true, true
+	r.Names = &tcp.Names{Container: "web-1", Image: "web:2", Pod: "web-7d9f", PodUID: "1-2", Namespace: "shop"}
 	for i, s := range connection.States {
 		r.Stays[s] = connection.Stay{NS: uint64(i) * 1_000_001, Kind: tcp.Exact}
 	}

@@ -18,9 +18,9 @@ import (
 // The layouts, by name. cgroup comes last, where it can be as long as it is.
 const (
 	streamLayout  = "pid comm family laddr lport raddr rport old_state -> new_state duration_ms reason"
-	streamMore    = "boot_ns cookie netns device protocol role owner_source holder unaccepted acked fd uid errno rx_queue tx_queue drops bytes_sent bytes_received retransmits srtt_us skaddr container_id cgroup"
+	streamMore    = "boot_ns cookie netns device protocol role owner_source holder unaccepted acked fd uid errno rx_queue tx_queue drops bytes_sent bytes_received retransmits srtt_us skaddr container_id container image pod pod_uid namespace unit cgroup"
 	socketsLayout = "state rx_queue tx_queue drops local remote pid comm fd age netns"
-	socketsMore   = "boot_ns cookie device protocol role owner_source holder unaccepted acked uid bytes_sent bytes_received retransmits srtt_us skaddr container_id cgroup unit holders holders_more cmdline"
+	socketsMore   = "boot_ns cookie device protocol role owner_source holder unaccepted acked uid bytes_sent bytes_received retransmits srtt_us skaddr container_id container image pod pod_uid namespace cgroup unit holders holders_more cmdline"
 
 	// Those of Sockets, for the eye.
 	inventoryLayout = "state rx_queue tx_queue drops local remote age netns owner"
@@ -107,12 +107,17 @@ var ownerColumns = table[tcp.Event]{
 	{name: "holder", width: 6, text: func(e *tcp.Event) (string, bool) { return known(e.Holder) }},
 	{name: "cgroup", text: func(e *tcp.Event) (string, bool) { return known(e.Cgroup) }},
 	{name: "container_id", width: 12, text: func(e *tcp.Event) (string, bool) { return known(e.ContainerID) }},
+	{name: "unit", width: 16, wide: 32, text: func(e *tcp.Event) (string, bool) { return known(tcp.Unit(e.Cgroup)) }},
+	{name: "container", width: 16, wide: 32, text: func(e *tcp.Event) (string, bool) { return known(e.Named().Container) }},
+	{name: "image", width: 16, wide: 48, text: func(e *tcp.Event) (string, bool) { return known(e.Named().Image) }},
+	{name: "pod", width: 16, wide: 40, text: func(e *tcp.Event) (string, bool) { return known(e.Named().Pod) }},
+	{name: "pod_uid", width: 36, text: func(e *tcp.Event) (string, bool) { return known(e.Named().PodUID) }},
+	{name: "namespace", width: 12, text: func(e *tcp.Event) (string, bool) { return known(e.Named().Namespace) }},
 	{name: "owner", append: owner, foreign: true},
 }
 
 // detailColumns are empty for all but a table of sockets.
 var detailColumns = table[tcp.Event]{
-	{name: "unit", text: func(e *tcp.Event) (string, bool) { return known(details(e).Unit) }},
 	{name: "holders", append: appendHolders, foreign: true},
 	{name: "holders_more", number: func(e *tcp.Event) (uint64, bool) {
 		return uint64(details(e).HoldersMore), details(e).HoldersMore > 0

@@ -145,16 +145,33 @@ func appendOwner(b []byte, e *tcp.Event) []byte {
 	if e.ContainerID != "" {
 		b = appendText(append(b, `,"container_id":"`...), e.ContainerID)
 	}
+	b = appendNames(b, e)
 	if e.Details != nil {
 		b = appendDetails(b, e.Details)
 	}
 	return b
 }
 
-func appendDetails(b []byte, d *tcp.Details) []byte {
-	if d.Unit != "" {
-		b = appendText(append(b, `,"unit":"`...), d.Unit)
+// appendNames appends what people call the place.
+func appendNames(b []byte, e *tcp.Event) []byte {
+	if unit := tcp.Unit(e.Cgroup); unit != "" {
+		b = appendText(append(b, `,"unit":"`...), unit)
 	}
+	if e.Names == nil {
+		return b
+	}
+	for _, name := range [...]struct{ key, value string }{
+		{`,"container":"`, e.Names.Container}, {`,"image":"`, e.Names.Image}, {`,"pod":"`, e.Names.Pod},
+		{`,"pod_uid":"`, e.Names.PodUID}, {`,"namespace":"`, e.Names.Namespace},
+	} {
+		if name.value != "" {
+			b = appendText(append(b, name.key...), name.value)
+		}
+	}
+	return b
+}
+
+func appendDetails(b []byte, d *tcp.Details) []byte {
 	if d.Cmdline != "" {
 		b = appendText(append(b, `,"cmdline":"`...), d.Cmdline)
 	}

@@ -41,7 +41,7 @@ type (
 const (
 	groupLayout   = "pid comm state remote lport sockets oldest median growth_per_min open/max verdict fds"
 	verdictLayout = "verdict pid comm state sockets oldest growth_per_min remote lport fds"
-	groupFields   = "boot_ns state pid comm uid cgroup container_id role holder netns lport raddr rport sockets " +
+	groupFields   = "boot_ns state pid comm uid cgroup container_id unit container image pod pod_uid namespace role holder netns lport raddr rport sockets " +
 		"oldest_s oldest_at_least median_s watched_s growth_per_min fds open_files max_files limit_reached_s " +
 		"unread_bytes eof_read eof_unread data_unread sending unaccepted acked reset verdict cause diagnosis stacks"
 	destinationLayout = "laddr lport remote sockets of_range new_per_s expired reused overflow other"
@@ -72,6 +72,12 @@ var groupOwner = table[groupRow]{
 	{name: "uid", number: func(r *groupRow) (uint64, bool) { return uint64(r.UID), r.UID != tcp.NoUID }},
 	{name: "cgroup", text: func(r *groupRow) (string, bool) { return known(r.Cgroup) }},
 	{name: "container_id", text: func(r *groupRow) (string, bool) { return known(r.Container) }},
+	{name: "unit", text: func(r *groupRow) (string, bool) { return known(tcp.Unit(r.Cgroup)) }},
+	{name: "container", text: func(r *groupRow) (string, bool) { return known(r.Names.Container) }},
+	{name: "image", text: func(r *groupRow) (string, bool) { return known(r.Names.Image) }},
+	{name: "pod", text: func(r *groupRow) (string, bool) { return known(r.Names.Pod) }},
+	{name: "pod_uid", text: func(r *groupRow) (string, bool) { return known(r.Names.PodUID) }},
+	{name: "namespace", text: func(r *groupRow) (string, bool) { return known(r.Names.Namespace) }},
 	{name: "role", text: func(r *groupRow) (string, bool) { return known(r.Role) }},
 	{name: "holder", text: func(r *groupRow) (string, bool) { return known(r.Holder) }},
 	{name: "netns", number: func(r *groupRow) (uint64, bool) { return uint64(r.NetNS), r.NetNS != 0 }},
@@ -345,12 +351,24 @@ func StateNames(states []tcp.State) string {
 	return b.String()
 }
 
+// placeNotes say where a group is, by the names that people use.
+func placeNotes(g *leak.Group) (notes []string) {
+	if n := &g.Names; n.Pod != "" {
+		notes = append(notes, fmt.Sprintf("Pod %s/%s.", n.Namespace, n.Pod))
+	}
+	switch {
+	case g.Names.Container != "":
+		notes = append(notes, fmt.Sprintf("Container %s (%s).", g.Names.Container, g.Container[:min(12, len(g.Container))]))
+	case g.Container != "":
+		notes = append(notes, fmt.Sprintf("Container %s.", g.Container))
+	}
+	return notes
+}
+
 // groupNotes is what is said below the figures of a group; it may be hostile.
 func groupNotes(g *leak.Group) []string {
 	notes := []string{g.Diagnosis}
-	if g.Container != "" {
-		notes = append(notes, fmt.Sprintf("Container %s.", g.Container))
-	}
+	notes = append(notes, placeNotes(g)...)
 	switch {
 	case g.FilesKnown && g.Files.Open >= g.Files.Limit:
 		notes = append(notes, fmt.Sprintf("The process has reached its limit of %d open files: socket() and accept() fail with EMFILE.", g.Files.Limit))

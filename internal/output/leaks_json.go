@@ -23,6 +23,12 @@ type groupObject struct {
 	UID        *uint32       `json:"uid,omitempty"`
 	Cgroup     Text          `json:"cgroup,omitempty"`
 	Container  Text          `json:"container_id,omitempty"`
+	Unit       Text          `json:"unit,omitempty"`
+	Name       Text          `json:"container,omitempty"`
+	Image      Text          `json:"image,omitempty"`
+	Pod        Text          `json:"pod,omitempty"`
+	PodUID     Text          `json:"pod_uid,omitempty"`
+	Namespace  Text          `json:"namespace,omitempty"`
 	Role       tcp.Role      `json:"role,omitempty"`
 	Holder     tcp.Holder    `json:"holder,omitempty"`
 	NetNS      uint32        `json:"netns,omitempty"`
@@ -73,7 +79,8 @@ func rfc3339(ns int64) string {
 func newGroupObject(g *leak.Group, r *leak.Report) *groupObject {
 	o := &groupObject{
 		V: tcp.SchemaVersion, Type: "leak", Time: rfc3339(r.Time), BootNS: strconv.FormatUint(r.BootNS, 10), State: g.State.String(),
-		PID: g.PID, Comm: Text(g.Comm), Cgroup: Text(g.Cgroup), Container: Text(g.Container),
+		PID: g.PID, Comm: Text(g.Comm), Cgroup: Text(g.Cgroup), Container: Text(g.Container), Unit: Text(tcp.Unit(g.Cgroup)),
+		Name: Text(g.Names.Container), Image: Text(g.Names.Image), Pod: Text(g.Names.Pod), PodUID: Text(g.Names.PodUID), Namespace: Text(g.Names.Namespace),
 		Role: g.Role, Holder: g.Holder, NetNS: g.NetNS, LPort: g.LocalPort, RPort: g.Remote.Port(),
 		Sockets: g.Count, Oldest: seconds(g.Oldest), AtLeast: g.AtLeast, Median: seconds(g.Median), Watched: seconds(g.Watched),
 		FDs: g.FDs, Unread: g.Unread, EOFRead: g.Read, EOFUnread: g.FinUnread, Data: g.Data, Sending: g.Sending,

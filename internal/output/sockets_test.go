@@ -37,11 +37,12 @@ func rows(t testing.TB) []tcp.Event {
 		if e.OwnerSource == "" {
 			continue
 		}
+		e.Cgroup = "/system.slice/nginx.service"
 		e.OwnerSource, e.Holder, e.FD = tcp.FromSnapshot, tcp.Held, int32(i+5)
 		e.HasQueues, e.RxQueue, e.HasDrops = true, uint32(i*100), e.New == tcp.Listen
 		if e.New == tcp.Listen {
 			e.Details = &tcp.Details{
-				Unit: "nginx.service", Cmdline: "nginx: master process",
+				Cmdline: "nginx: master process",
 				Holders: []tcp.Process{{PID: 812, Comm: "nginx", FD: e.FD}, {PID: 813, Comm: "nginx", FD: e.FD}, {PID: 814, Comm: "a,\"b\x1b", FD: tcp.NoFD}},
 			}
 		}
@@ -122,9 +123,10 @@ func TestSocketsInParts(t *testing.T) {
 func TestSocketsHostile(t *testing.T) {
 	events := rows(t)
 	for i := range events {
-		events[i].Comm = "\x1b[2J\n"
+		events[i].Comm, events[i].Cgroup = "\x1b[2J\n", "/a\nb.service"
+		events[i].Names = &tcp.Names{Container: "\x1b[2J\n", Image: "\r", Pod: "\x1b", PodUID: "\a", Namespace: "a\n"}
 		if d := events[i].Details; d != nil {
-			d.Cmdline, d.Unit = "\x1b]0;owned\a --x", "a\nb.service"
+			d.Cmdline = "\x1b]0;owned\a --x"
 		}
 	}
 	extended := Options{Extended: true}

@@ -194,7 +194,12 @@ func factsOf(e *timeline.End) []string {
 	if e.Cookie != 0 {
 		facts = append(facts, "cookie "+strconv.FormatUint(e.Cookie, 16))
 	}
-	if e.ContainerID != "" {
+	if n := e.Named(); n.Pod != "" {
+		facts = append(facts, "pod "+terminal.Visible(n.Namespace+"/"+n.Pod))
+	}
+	if name := e.Named().Container; name != "" {
+		facts = append(facts, "container "+terminal.Visible(name))
+	} else if e.ContainerID != "" {
 		facts = append(facts, "container "+terminal.Visible(e.ContainerID[:min(12, len(e.ContainerID))]))
 	}
 	if e.Lost {

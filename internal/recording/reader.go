@@ -162,7 +162,12 @@ type record struct {
 	Acked         *bool        `json:"acked"`
 	Cgroup        *string      `json:"cgroup"`
 	ContainerID   *string      `json:"container_id"`
-	Unit          *string      `json:"unit"`
+	Unit          *string      `json:"unit"` // a part of the cgroup
+	Container     *string      `json:"container"`
+	Image         *string      `json:"image"`
+	Pod           *string      `json:"pod"`
+	PodUID        *string      `json:"pod_uid"`
+	Namespace     *string      `json:"namespace"`
 	Cmdline       *string      `json:"cmdline"`
 	Holders       []process    `json:"holders"`
 	HoldersMore   *uint32      `json:"holders_more"`
@@ -342,7 +347,19 @@ func (f *fields) owner(e *tcp.Event, rec *record) {
 	e.UID = orElse(rec.UID, tcp.NoUID)
 	e.FD = f.descriptor(rec.FD)
 	e.Cgroup, e.ContainerID = shared(orElse(rec.Cgroup, "")), shared(orElse(rec.ContainerID, ""))
+	e.Names = rec.names()
 	e.Details = f.details(rec)
+}
+
+// names are nil where the record has none.
+func (rec *record) names() *tcp.Names {
+	if rec.Container == nil && rec.Image == nil && rec.Pod == nil && rec.PodUID == nil && rec.Namespace == nil {
+		return nil
+	}
+	return &tcp.Names{
+		Container: shared(orElse(rec.Container, "")), Image: shared(orElse(rec.Image, "")), Pod: shared(orElse(rec.Pod, "")),
+		PodUID: shared(orElse(rec.PodUID, "")), Namespace: shared(orElse(rec.Namespace, "")),
+	}
 }
 
 func (f *fields) descriptor(fd *uint32) int32 {
@@ -356,10 +373,10 @@ func (f *fields) descriptor(fd *uint32) int32 {
 }
 
 func (f *fields) details(rec *record) *tcp.Details {
-	if rec.Unit == nil && rec.Cmdline == nil && rec.Holders == nil && rec.HoldersMore == nil {
+	if rec.Cmdline == nil && rec.Holders == nil && rec.HoldersMore == nil {
 		return nil
 	}
-	d := &tcp.Details{Unit: shared(orElse(rec.Unit, "")), Cmdline: shared(orElse(rec.Cmdline, "")), HoldersMore: orElse(rec.HoldersMore, 0)}
+	d := &tcp.Details{Cmdline: shared(orElse(rec.Cmdline, "")), HoldersMore: orElse(rec.HoldersMore, 0)}
 	if len(rec.Holders) == 0 && d.HoldersMore > 0 {
 		f.fail("holders is missing")
 	}

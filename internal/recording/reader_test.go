@@ -87,7 +87,7 @@ func read(recording string) (events []tcp.Event, err error) {
 func TestRecordingDetails(t *testing.T) {
 	row := listening
 	row.Details = &tcp.Details{
-		Unit: "nginx.service", Cmdline: "nginx: \x1b[2J", HoldersMore: 3,
+		Cmdline: "nginx: \x1b[2J", HoldersMore: 3,
 		Holders: []tcp.Process{{PID: 812, Comm: "nginx", FD: 6}, {PID: 813, Comm: "a\nb", FD: tcp.NoFD}},
 	}
 	text := lines(t, row)

@@ -46,6 +46,7 @@ type traits struct {
 	comm              string
 	cgroup, container string
 	uid               uint32
+	names             tcp.Names
 }
 
 // common is what sockets share, and how many do.
@@ -110,7 +111,7 @@ func (s *sockets) release(life *tcp.Life[row]) {
 
 // share returns the common part of the event's socket, which is counted as one more.
 func (s *sockets) share(e *tcp.Event) *common {
-	t := traits{e.Role, e.OwnerSource, e.Holder, e.Comm, e.Cgroup, e.ContainerID, e.UID}
+	t := traits{e.Role, e.OwnerSource, e.Holder, e.Comm, e.Cgroup, e.ContainerID, e.UID, e.Named()}
 	c := s.traits[t]
 	if c == nil {
 		c = &common{traits: t}
@@ -132,7 +133,9 @@ func (s *sockets) leave(c *common) {
 	}
 }
 
-func (t *traits) size() int { return traitsBytes + len(t.comm) + len(t.cgroup) + len(t.container) }
+func (t *traits) size() int {
+	return traitsBytes + len(t.comm) + len(t.cgroup) + len(t.container) + t.names.Size()
+}
 
 func newRow(e *tcp.Event, since uint64, kind tcp.DurationKind) row {
 	return row{
@@ -146,6 +149,9 @@ func (r *row) fill(e *tcp.Event) {
 	c := r.common
 	e.Role, e.OwnerSource, e.Holder, e.Comm, e.UID = c.role, c.source, c.holder, c.comm, c.uid
 	e.Cgroup, e.ContainerID = c.cgroup, c.container
+	if c.names != (tcp.Names{}) {
+		e.Names = &c.names
+	}
 	e.SkAddr, e.PID, e.FD, e.MPTCP = r.skAddr, r.pid, r.fd, r.mptcp
 	if e.DurationKind = durationKinds[r.durationKind]; e.DurationKind.Known() {
 		e.Duration = e.BootNS - min(r.since, e.BootNS)

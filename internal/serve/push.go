@@ -143,7 +143,7 @@ func (p *push) verdicts(r *leak.Report, m *meter) {
 func verdictOf(r *leak.Report, g *leak.Group, f *finding, sentence string) *otlp.Verdict {
 	v := &otlp.Verdict{
 		Time: r.Time, Leak: g.Verdict == leak.Leak, Verdict: string(g.Verdict), Sentence: sentence, Service: f.service,
-		State: g.State, PID: g.PID, Comm: g.Comm, Container: g.Container, Cgroup: g.Cgroup, Role: g.Role, Holder: g.Holder,
+		State: g.State, PID: g.PID, Comm: g.Comm, Container: g.Container, Names: g.Names, Cgroup: g.Cgroup, Role: g.Role, Holder: g.Holder,
 		NetNS: g.NetNS, LocalPort: g.LocalPort, Remote: g.Remote, Sockets: g.Count, Oldest: g.Oldest, AtLeast: g.AtLeast,
 		Growth: g.Growth, GrowthKnown: g.GrowthKnown, FilesLeft: g.Left, FilesLeftKnown: g.LeftKnown,
 		Cause: string(g.Cause), Diagnosis: g.Diagnosis,

@@ -22,6 +22,9 @@ const (
 	ByPID       By = "pid"
 	ByUnit      By = "unit" // see tcp.Unit
 	ByContainer By = "container"
+	ByPod       By = "pod"
+	ByNamespace By = "namespace"
+	ByImage     By = "image"
 	ByRemote    By = "remote" // see tcp.Event.RemoteEnd
 	ByLocalPort By = "lport"  // of servers: that of a client means nothing
 	ByNetNS     By = "netns"
@@ -29,11 +32,12 @@ const (
 )
 
 // Bys lists them, the default first.
-var Bys = []By{ByComm, ByHost, ByPID, ByUnit, ByContainer, ByRemote, ByLocalPort, ByNetNS, ByCgroup}
+var Bys = []By{ByComm, ByHost, ByPID, ByUnit, ByContainer, ByRemote, ByLocalPort, ByNetNS, ByCgroup, ByPod, ByNamespace, ByImage}
 
 // Key names a group. The zero Key is that of what is not known.
 type Key struct {
 	text   string
+	space  string // of a pod, its namespace
 	remote netip.AddrPort
 	number uint32
 }
@@ -49,8 +53,20 @@ func (by By) KeyOf(e *tcp.Event) (k Key) {
 		}
 	case ByUnit:
 		k.text = tcp.Unit(e.Cgroup)
-	case ByContainer:
+	case ByContainer: // by its id: pods call theirs alike
 		k.text = e.ContainerID
+	case ByPod:
+		if e.Names != nil {
+			k.text, k.space = e.Names.Pod, e.Names.Namespace
+		}
+	case ByNamespace:
+		if e.Names != nil {
+			k.text = e.Names.Namespace
+		}
+	case ByImage:
+		if e.Names != nil {
+			k.text = e.Names.Image
+		}
 	case ByRemote:
 		k.remote = e.RemoteEnd()
 	case ByLocalPort:
@@ -78,6 +94,8 @@ func (by By) Name(k Key) string {
 		return k.remote.String()
 	case by == ByPID, by == ByLocalPort, by == ByNetNS:
 		return strconv.FormatUint(uint64(k.number), 10)
+	case k.space != "":
+		return k.space + "/" + k.text
 	}
 	return k.text
 }
@@ -87,10 +105,16 @@ type Groups[C any] struct {
 	by    By
 	known map[Key]*C
 	other *C // nil: there is none
+
+	// What containers are called, of those in known that have a name.
+	called   map[Key]*tcp.Names
+	lastCall *tcp.Names // of the last event that had one
 }
 
 // NewGroups returns none yet.
-func NewGroups[C any](by By) Groups[C] { return Groups[C]{by: by, known: make(map[Key]*C)} }
+func NewGroups[C any](by By) Groups[C] {
+	return Groups[C]{by: by, known: make(map[Key]*C), called: make(map[Key]*tcp.Names)}
+}
 
 // Of returns the group of an event, and whether that is known.
 func (g *Groups[C]) Of(e *tcp.Event) (counts *C, known bool) {
@@ -98,7 +122,30 @@ func (g *Groups[C]) Of(e *tcp.Event) (counts *C, known bool) {
 	if counts = g.known[k]; counts == nil {
 		counts = g.add(k)
 	}
+	if g.by == ByContainer && e.Names != nil && e.Names != g.lastCall {
+		g.call(k, e.Names)
+	}
 	return counts, k != Key{}
+}
+
+func (g *Groups[C]) call(k Key, names *tcp.Names) {
+	if g.lastCall = names; g.known[k] == nil || g.called[k] == names {
+		return
+	}
+	k.text = strings.Clone(k.text)
+	g.called[k] = names
+}
+
+// nameOf is what a group is called: a container by its name, in its pod if it has one.
+func (g *Groups[C]) nameOf(k Key) string {
+	names := g.called[k]
+	switch {
+	case names == nil || names.Container == "":
+		return g.by.Name(k)
+	case names.Pod != "":
+		return names.Namespace + "/" + names.Pod + "/" + names.Container
+	}
+	return names.Container
 }
 
 func (g *Groups[C]) add(k Key) *C {
@@ -108,7 +155,7 @@ func (g *Groups[C]) add(k Key) *C {
 		}
 		return g.other
 	}
-	k.text = strings.Clone(k.text) // it may be part of a longer one
+	k.text, k.space = strings.Clone(k.text), strings.Clone(k.space) // it may be part of a longer one
 	g.known[k] = new(C)
 	return g.known[k]
 }
@@ -131,7 +178,7 @@ func (g *Groups[C]) Counts() iter.Seq[*C] {
 func (g *Groups[C]) All() iter.Seq2[GroupName, *C] {
 	return func(yield func(GroupName, *C) bool) {
 		for k, counts := range g.known {
-			name := GroupName{Key: k, Name: g.by.Name(k)}
+			name := GroupName{Key: k, Name: g.nameOf(k)}
 			if g.by == ByPID {
 				name.Comm = k.text
 			}
@@ -172,6 +219,8 @@ func compareNames(a, b *GroupName) int {
 // any more.
 func (g *Groups[C]) Drop(drop func(*C) bool) {
 	maps.DeleteFunc(g.known, func(_ Key, counts *C) bool { return drop(counts) })
+	maps.DeleteFunc(g.called, func(k Key, _ *tcp.Names) bool { return g.known[k] == nil })
+	g.lastCall = nil
 }
 
 // reportGroups returns the groups that have or had connections.

@@ -138,9 +138,31 @@ const (
 	NoFD  = int32(-1)
 )
 
+// Names are what people call the place of a socket. What is not known is empty; all is raw, and
+// may hold any byte.
+type Names struct {
+	Container string // as its runtime or its pod calls it
+	Image     string // as it was asked for
+	Pod       string // of Kubernetes
+	PodUID    string
+	Namespace string // of Kubernetes, or else the project of Docker Compose
+}
+
+// Size is how many bytes the texts take.
+func (n *Names) Size() int {
+	return len(n.Container) + len(n.Image) + len(n.Pod) + len(n.PodUID) + len(n.Namespace)
+}
+
+// Named returns the names of an event, none where nothing is known.
+func (e *Event) Named() Names {
+	if e.Names == nil {
+		return Names{}
+	}
+	return *e.Names
+}
+
 // Details are what only a table of sockets shows.
 type Details struct {
-	Unit    string // of systemd, see the function Unit
 	Cmdline string // of the owner, its arguments parted by spaces, raw
 
 	// Holders are the processes that hold the socket, the owner among them, by PID: a server and
@@ -212,6 +234,7 @@ type Event struct {
 	CgroupID    uint64 // cgroup v2 id, the inode of its directory; 0: unknown
 	Cgroup      string // cgroup v2 path, raw; filled in by enrich
 	ContainerID string // filled in by enrich
+	Names       *Names // of the container; nil: none is known. Shared, never changed.
 
 	BytesSent     uint64
 	BytesReceived uint64
@@ -240,7 +263,7 @@ func (e *Event) Inherit(before *Event) {
 		e.UID = before.UID
 	}
 	if e.Cgroup == "" {
-		e.CgroupID, e.Cgroup, e.ContainerID = before.CgroupID, before.Cgroup, before.ContainerID
+		e.CgroupID, e.Cgroup, e.ContainerID, e.Names = before.CgroupID, before.Cgroup, before.ContainerID, before.Names
 	}
 	if e.Role == "" {
 		e.Role = before.Role

@@ -30,6 +30,10 @@ type Filter struct {
 	Comm        []string // process names, or globs as in path.Match
 	Cgroups     []string // cgroup paths, all below included, or globs as in path.Match
 	Containers  []string // ids of containers, or their beginnings; of an outer one too
+	// ContainerNames are names of containers, Pods are POD or NAMESPACE/POD, Units are units of systemd,
+	// of services also without .service; all of them may be globs as in path.Match. A container may be
+	// given by either id or name.
+	ContainerNames, Pods, Units []string
 
 	Where func(*Event) bool // what else has to hold; nil: nothing
 }
@@ -50,7 +54,7 @@ func (f *Filter) Validate() error {
 	if f.Family != 0 && f.Family != 4 && f.Family != 6 {
 		return fmt.Errorf("unknown address family %d: it is 4 or 6", f.Family)
 	}
-	for _, glob := range slices.Concat(f.Comm, f.Cgroups) {
+	for _, glob := range slices.Concat(f.Comm, f.Cgroups, f.ContainerNames, f.Units, f.Pods) {
 		if _, err := path.Match(glob, ""); err != nil {
 			return fmt.Errorf(`malformed pattern %q: write \[ for a bracket that is meant as such: %w`, glob, err)
 		}
@@ -60,8 +64,8 @@ func (f *Filter) Validate() error {
 			return fmt.Errorf("cgroup %q is not a path: write one that starts with /, such as /system.slice", cgroup)
 		}
 	}
-	if slices.Contains(f.Comm, "") || slices.Contains(f.Containers, "") {
-		return fmt.Errorf("empty process name or container id: nothing would match it")
+	if slices.Contains(slices.Concat(f.Comm, f.Containers, f.ContainerNames, f.Pods, f.Units), "") {
+		return fmt.Errorf("empty name or container id: nothing would match it")
 	}
 	return nil
 }
@@ -75,7 +79,8 @@ func (f *Filter) Match(ev *Event) bool { return f.judge(ev) == match }
 func (f *Filter) lasting() bool {
 	return f.LocalPorts.All() && f.EitherPort.All() && len(f.Local) == 0 && len(f.States) == 0 && f.MinDuration == 0 &&
 		len(f.Reasons) == 0 && len(f.Errnos) == 0 && len(f.Cookies) == 0 && f.Where == nil &&
-		len(f.PIDs) == 0 && len(f.UIDs) == 0 && len(f.Comm) == 0 && len(f.Cgroups) == 0 && len(f.Containers) == 0
+		len(f.PIDs) == 0 && len(f.UIDs) == 0 && len(f.Comm) == 0 && len(f.Cgroups) == 0 &&
+		len(f.Containers)+len(f.ContainerNames)+len(f.Pods)+len(f.Units) == 0
 }
 
 func (f *Filter) judge(ev *Event) verdict {
@@ -157,10 +162,38 @@ func (f *Filter) owner(ev *Event) bool {
 }
 
 func (f *Filter) place(ev *Event) bool {
-	return anyOf(f.Cgroups, ev.Cgroup, contains) &&
-		anyOf(f.Containers, ev, func(want string, ev *Event) bool {
-			return strings.HasPrefix(ev.ContainerID, want) || inContainer(ev.Cgroup, want)
-		})
+	return anyOf(f.Cgroups, ev.Cgroup, contains) && f.container(ev) &&
+		anyOf(f.Pods, ev.Names, inPod) && anyOf(f.Units, ev, inUnit)
+}
+
+func (f *Filter) container(ev *Event) bool {
+	if len(f.Containers)+len(f.ContainerNames) == 0 {
+		return true
+	}
+	for _, want := range f.Containers {
+		if strings.HasPrefix(ev.ContainerID, want) || inContainer(ev.Cgroup, want) {
+			return true
+		}
+	}
+	name := ev.Named().Container
+	return name != "" && len(f.ContainerNames) > 0 && anyOf(f.ContainerNames, name, glob)
+}
+
+// inPod reports whether names are of a pod that is called POD or NAMESPACE/POD.
+func inPod(want string, names *Names) bool {
+	if names == nil || names.Pod == "" {
+		return false
+	}
+	namespace, pod, both := strings.Cut(want, "/")
+	if !both {
+		return glob(want, names.Pod)
+	}
+	return glob(namespace, names.Namespace) && glob(pod, names.Pod)
+}
+
+func inUnit(want string, ev *Event) bool {
+	unit := Unit(ev.Cgroup)
+	return unit != "" && (glob(want, unit) || glob(want, strings.TrimSuffix(unit, ".service")))
 }
 
 func among[T comparable](wanted []T, v T) bool {

@@ -28,10 +28,9 @@ func (u *Unjudged) Add(fact Fact) {
 // Missing returns the fact for want of which the event does not match: all that is known
 // of it fits. NoFact: it matches, or something that is known of it does not fit.
 func (f *Filter) Missing(ev *Event) Fact {
-	missing, rest := NoFact, *f // without what cannot be judged
-	if len(f.Cgroups)+len(f.Containers) > 0 && ev.Cgroup == "" && (ev.ContainerID == "" || len(f.Containers) == 0) {
-		missing, rest.Cgroups, rest.Containers = Place, nil, nil
-	}
+	var missing Fact
+	var rest Filter // without what cannot be judged
+	missing, rest = f.missingPlace(ev)
 	if len(f.UIDs) > 0 && ev.UID == NoUID {
 		missing, rest.UIDs = User, nil
 	}
@@ -48,6 +47,24 @@ func (f *Filter) Missing(ev *Event) Fact {
 		return NoFact
 	}
 	return missing
+}
+
+// missingPlace leaves out what the filter asks of a place that is not known. A name that was not
+// found is not known either: the container has one.
+func (f *Filter) missingPlace(ev *Event) (missing Fact, rest Filter) {
+	rest = *f
+	byPath := len(f.Cgroups)+len(f.Units) > 0
+	byContainer := len(f.Containers)+len(f.ContainerNames)+len(f.Pods) > 0
+	switch {
+	case !byPath && !byContainer:
+	case ev.Cgroup == "" && (byPath || ev.ContainerID == ""):
+		missing, rest.Cgroups, rest.Units, rest.Containers, rest.ContainerNames, rest.Pods = Place, nil, nil, nil, nil, nil
+	case len(f.ContainerNames) > 0 && ev.ContainerID != "" && ev.Named().Container == "" && !f.container(ev):
+		missing, rest.Containers, rest.ContainerNames = Place, nil, nil
+	case len(f.Pods) > 0 && ev.Named().PodUID != "" && ev.Named().Pod == "":
+		missing, rest.Pods = Place, nil
+	}
+	return missing, rest
 }
 
 // mayBeOlder reports whether Duration is not the whole of it. In a transition, a duration

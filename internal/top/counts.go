@@ -10,7 +10,7 @@ import (
 )
 
 // groupings is how many ways there are to group sockets; group says for each of them.
-const groupings = 9
+const groupings = 12
 
 // events counts what happens: since the start, or per second.
 type events[N uint64 | float64] struct {

@@ -82,7 +82,7 @@ func TestGroupings(t *testing.T) {
 		t.Errorf("g shows %v, then %v", got, r.m.shown().Request.By)
 	}
 	r.press("G")
-	if by := r.m.shown().Request.By; by != stats.ByCgroup {
+	if by := r.m.shown().Request.By; by != stats.ByImage {
 		t.Errorf("G shows %v", by)
 	}
 }

@@ -113,6 +113,12 @@ type fields struct {
 	Holder        string  `expr:"holder"`
 	Cgroup        string  `expr:"cgroup"`
 	ContainerID   string  `expr:"container_id"`
+	Unit          string  `expr:"unit"`
+	Container     string  `expr:"container"`
+	Image         string  `expr:"image"`
+	Pod           string  `expr:"pod"`
+	PodUID        string  `expr:"pod_uid"`
+	Namespace     string  `expr:"namespace"`
 	BytesSent     float64 `expr:"bytes_sent"`
 	BytesReceived float64 `expr:"bytes_received"`
 	Retransmits   float64 `expr:"retransmits"`
@@ -123,6 +129,7 @@ type fields struct {
 }
 
 func (f *fields) fill(e *tcp.Event) {
+	names := e.Named()
 	*f = fields{
 		Type: e.Kind.String(), BootNS: strconv.FormatUint(e.BootNS, 10),
 		NetNS: number(e.NetNS, e.NetNS != 0), Device: number(e.Device, e.Device != 0),
@@ -133,7 +140,8 @@ func (f *fields) fill(e *tcp.Event) {
 		Role:   string(e.Role), PID: number(e.PID, e.OwnerSource != ""), UID: number(e.UID, e.UID != tcp.NoUID),
 		FD: number(e.FD, e.FD >= 0), OwnerSource: string(e.OwnerSource),
 		Unaccepted: e.Unaccepted, Acked: e.Acked, Holder: string(e.Holder),
-		Cgroup: e.Cgroup, ContainerID: e.ContainerID,
+		Cgroup: e.Cgroup, ContainerID: e.ContainerID, Unit: tcp.Unit(e.Cgroup),
+		Container: names.Container, Image: names.Image, Pod: names.Pod, PodUID: names.PodUID, Namespace: names.Namespace,
 		BytesSent: number(e.BytesSent, e.HasCounters), BytesReceived: number(e.BytesReceived, e.HasCounters),
 		Retransmits: number(e.Retransmits, e.HasCounters), SRTT: number(e.SRTT, e.HasCounters),
 		RxQueue: number(e.RxQueue, e.HasQueues), TxQueue: number(e.TxQueue, e.HasQueues),

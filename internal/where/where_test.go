@@ -22,7 +22,8 @@ func full(kind tcp.Kind) tcp.Event {
 		Local: netip.MustParseAddrPort("10.0.0.1:443"), Remote: netip.MustParseAddrPort("10.0.0.2:51000"),
 		Old: tcp.Established, New: tcp.CloseWait, Duration: 1_500_000, DurationKind: tcp.Exact,
 		Reason: tcp.FinReceived, Errno: 104, Role: tcp.Server, PID: 7, Comm: "nginx", UID: 33, FD: 9,
-		OwnerSource: tcp.FromAccept, Holder: tcp.Held, Cgroup: "/system.slice", ContainerID: "ab",
+		OwnerSource: tcp.FromAccept, Holder: tcp.Held, Cgroup: "/system.slice/a.service", ContainerID: "ab",
+		Names:       &tcp.Names{Container: "c", Image: "i", Pod: "p", PodUID: "u", Namespace: "n"},
 		HasCounters: true, BytesSent: 1, BytesReceived: 2, Retransmits: 3, SRTT: 4,
 		HasQueues: true, RxQueue: 5, TxQueue: 6, HasDrops: true, Drops: 7,
 	}

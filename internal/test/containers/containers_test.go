@@ -24,6 +24,9 @@ type line struct {
 	PID         uint32
 	Comm        string
 	ContainerID string `json:"container_id"`
+	Container   string
+	Image       string
+	Unit        string
 	Cgroup      string
 	LPort       uint16
 	RPort       uint16

@@ -2,6 +2,7 @@
 //
 //	leaker serve PORT          accepts connections and never closes them
 //	leaker visit ADDRESS       connects again and again, and closes at once
+//	leaker once ADDRESS        connects, closes, and ends
 //	leaker decoy PID COMMAND   runs COMMAND beside a process that has that PID here
 package main
 
@@ -26,6 +27,10 @@ func main() {
 		log.Fatal(serve(os.Args[2]))
 	case "visit":
 		log.Fatal(visit(os.Args[2]))
+	case "once":
+		if err := once(os.Args[2]); err != nil {
+			log.Fatal(err)
+		}
 	case "decoy":
 		log.Fatal(decoy(os.Args[2], os.Args[3:]))
 	case "wait":
@@ -47,6 +52,14 @@ func serve(port string) error {
 		kept = append(kept, conn)
 		fmt.Println(len(kept))
 	}
+}
+
+func once(address string) error {
+	conn, err := net.Dial("tcp4", address)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
 }
 
 func visit(address string) error {
