@@ -17,6 +17,7 @@ import (
 	"github.com/tcptrace/tcptrace/internal/pipeline"
 	"github.com/tcptrace/tcptrace/internal/probe"
 	"github.com/tcptrace/tcptrace/internal/tcp"
+	"github.com/tcptrace/tcptrace/internal/top"
 )
 
 // leaksRun is one run of the command.
@@ -25,7 +26,8 @@ type leaksRun struct {
 	env    *env
 	filter tcp.Filter
 	where  *enrich.Enricher
-	watch  *leak.Watch
+	watch  *leak.Watch  // nil: there is a screen
+	screen *topScreen   // nil: none
 	last   *leak.Report // nil: there was none, as of an empty recording
 	kernel *kernel      // nil: a recording
 
@@ -105,29 +107,28 @@ func (c *leaksCmd) live(e *env, filter tcp.Filter) error {
 	if run.stacks = stacks; stacks != nil {
 		stacks.probe = source.Probe
 	}
-	watch := run.liveConfig()
-	quit := func() {}
-	if format, _ := c.format(); format.name == "columns" && !c.atEnd() {
-		screen, err := openScreen(e, source.Stop)
-		if err != nil {
-			return err
-		}
-		if screen != nil {
-			quit = screen.close
-			defer quit() // also on a panic
-			watch.Show, watch.Detailed = run.keeping(showLeaks(screen)), screenGroups
-		}
-	}
-	run.watch = leak.NewWatch(watch)
-	config := source.config()
+	config := c.runConfig(e, source.config())
 	config.Confine = confined(source.record.add(c.needs(source.place)))
 	config.Existing = run.existing
 	if source.record == nil {
 		config.Enrich = nil // the Watch does it, also for the sockets of a refresh
 	}
-	counts, err := source.record.run(e.ctx, c.runConfig(e, config), interruptible{source, interrupt}, run.watch)
-	quit()
+	to := run.consumer(&config)
+	defer run.close() // also on a panic
+	counts, err := source.record.run(e.ctx, config, interruptible{source, interrupt}, to)
+	run.close()
 	return run.conclude(account{counts: counts, losses: source.Losses(), where: c.Where.failed(), namespaces: run.namespaces}, err)
+}
+
+// consumer returns what watches the kernel: with a screen it also has to answer keys.
+func (r *leaksRun) consumer(config *pipeline.Config) pipeline.Consumer {
+	watch := r.liveConfig()
+	if r.hasScreen() {
+		config.Interval = min(config.Interval, top.Wake)
+		return r.openView(watch)
+	}
+	r.watch = leak.NewWatch(watch)
+	return r.watch
 }
 
 // interruptible is a source whose end also ends the look at a process.

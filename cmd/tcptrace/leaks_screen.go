@@ -1,22 +1,50 @@
 package main
 
 import (
-	"strings"
+	"io"
+	"slices"
+	"time"
 
 	"github.com/tcptrace/tcptrace/internal/leak"
-	"github.com/tcptrace/tcptrace/internal/output"
+	"github.com/tcptrace/tcptrace/internal/pipeline"
+	"github.com/tcptrace/tcptrace/internal/tcp"
+	"github.com/tcptrace/tcptrace/internal/top"
 )
 
-// screenGroups is how many groups a screen is made of: more than it has room for.
-const screenGroups = 64
+// hasScreen reports whether what is found is shown on a screen.
+func (r *leaksRun) hasScreen() bool {
+	format, _ := r.cmd.format() // consistent has seen the error
+	return format.name == "columns" && !r.cmd.atEnd() && hasScreen(r.env.stdout.File())
+}
 
-// showLeaks draws a report on a screen.
-func showLeaks(screen *liveScreen) func(*leak.Report) error {
-	return func(r *leak.Report) error {
-		var b strings.Builder
-		if err := output.NewReportColumns(&b, output.ReportOptions{Top: screenGroups}).Write(r); err != nil {
-			return err
-		}
-		return screen.show(strings.Replace(b.String(), "\n", "\n\n", 1))
+// openView takes over the terminal, and returns what watches for it.
+func (r *leaksRun) openView(watch leak.Config) pipeline.Consumer {
+	desk := top.NewDesk(top.Request{Kind: top.Leaks})
+	watch.Detailed = max(top.MaxLeaks, int(r.cmd.Top))
+	r.screen = openTopScreen(r.env, desk, top.Options{
+		Alone: true, TimeWait: slices.Contains(watch.Rule.States, tcp.TimeWait),
+		ASCII: !speaksUTF8(), Styled: isStyled(r.env.stdout.File()), Ask: desk.Ask,
+	}, r.kernel.Stop)
+	return top.NewLeakCollector(top.LeakConfig{
+		Desk: desk, Now: r.kernel.Now, Interval: time.Duration(r.cmd.Interval), Leaks: watch,
+		Seen: func(report *leak.Report) { r.last = report }, Last: r.leave,
+	})
+}
+
+// leave gives the terminal back, and leaves a report on it.
+func (r *leaksRun) leave(s *top.Snapshot) error {
+	model, err := r.screen.close()
+	if err != nil {
+		return err
+	}
+	model.Update(s)
+	_, err = io.WriteString(r.env.stdout, model.Report())
+	return err
+}
+
+// close gives the terminal back. It can be called again.
+func (r *leaksRun) close() {
+	if r.screen != nil {
+		_, _ = r.screen.close() // the run has an error of its own
 	}
 }

@@ -2,12 +2,16 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 
@@ -104,33 +108,141 @@ func (term *pty) until(text string) {
 	term.at += strings.Index(term.shown.String()[term.at:], text) + len(text)
 }
 
+// asLeaks runs leaks on a terminal of 80x24, by a script in which "$@" is the command.
+func (n *leakNet) asLeaks(script string, env ...string) *pty {
+	n.t.Helper()
+	cmd := exec.Command("bash", "-c", script, "bash", "tcptrace", "leaks", "--netns", n.namespace(), "--older-than", "100ms", "--interval", "200ms")
+	cmd.Env = append(os.Environ(), append([]string{"TERM=xterm", "LC_ALL=C.UTF-8", "NO_COLOR="}, env...)...)
+	return newSizedPTY(n.t, 80, 24, cmd)
+}
+
+// worker has a program leak so many sockets, and returns its process.
+func (n *leakNet) worker(sockets string) (pid int) {
+	n.t.Helper()
+	worker, _ := n.start("python3", "testdata/leaky/worker.py", n.peer(func(c net.Conn) { c.Close() }), sockets)
+	return worker.Process.Pid
+}
+
 func TestLeaksScreen(t *testing.T) {
 	need.Hangup(t)
 	n := newLeakNet(t)
-	for name, leave := range map[string]func(*pty){
-		"q": func(term *pty) { term.master.WriteString("q") },
+	n.worker("7")
+	for name, end := range map[string]func(*pty){
+		"q": func(term *pty) { term.press("q") },
 		// As the terminal does it for Ctrl-C.
-		"Ctrl-C":  func(term *pty) { term.master.WriteString("\x03") },
+		"Ctrl-C":  func(term *pty) { term.press("\x03") },
 		"SIGTERM": func(term *pty) { term.cmd.Process.Signal(syscall.SIGTERM) },
 		"SIGHUP":  func(term *pty) { term.cmd.Process.Signal(syscall.SIGHUP) },
 	} {
-		term := newPTY(t, "tcptrace", "leaks", "--netns", n.namespace())
-		term.until("[q: quit]")
-		if !strings.HasPrefix(term.shown.String(), "\x1b[?1049h\x1b[?25l") {
-			t.Errorf("it begins with %.20q", term.shown.String())
-		}
+		term := n.asLeaks(`exec "$@"`)
+		term.until("VERDICT   COUNT COMM")
+		term.until(" 7 python3")
 		if modes := term.modes(); modes.Lflag&(unix.ICANON|unix.ECHO) != 0 {
-			t.Error("keys are echoed, or wait for a new line")
+			t.Errorf("%s: keys are echoed, or wait for a new line", name)
 		}
-		term.resize(40, 10) // drawn again at once, not with the next refresh
-		term.until("\x1b[K")
-		leave(term)
-		term.until("\x1b[?25h\x1b[?1049l")
-		if err := term.cmd.Wait(); err != nil {
-			t.Errorf("%s: %v", name, err)
+		term.resize(120, 30) // drawn again at once, with the columns that there is room for
+		term.until("OPEN/MAX")
+		end(term)
+		term.until(leave)
+		term.until("COUNT")
+		term.until(" 7 python3")
+		term.ends(0)
+	}
+}
+
+// From a group to its sockets and the code that opened them, and back.
+func TestLeaksScreenDetail(t *testing.T) {
+	n := newLeakNet(t)
+	server := n.build("server", "testdata/leaky/server.c")
+	n.worker("7")
+	_, port := n.start(server)
+	term := n.asLeaks(`"$@"; printf '<end>'`)
+	term.until(" 7 python3")
+	n.visit(port)
+	term.until("2 groups")
+	term.press("/serv")
+	term.until("1 group not shown by the filter")
+	term.press("\r\r") // ends typing, then enters
+	term.until("1 socket in CLOSE_WAIT of server")
+	term.until("opened by")
+	term.until("server.c:")
+	term.until("LOCAL REMOTE")
+	term.press("q")
+	left := term.left()
+	term.ends(0)
+	for _, part := range []string{"1 socket in CLOSE_WAIT of server", "server.c:", "127.0.0.1:" + port} {
+		if !strings.Contains(left, part) {
+			t.Errorf("what it leaves has no %q: %s", part, left)
 		}
-		if got := term.modes(); got != term.before {
-			t.Errorf("%s: the terminal is not as before: %+v, was %+v", name, got, term.before)
+	}
+}
+
+// Ctrl-Z gives the terminal back, and the shell can have it go on.
+func TestLeaksIsSuspended(t *testing.T) {
+	n := newLeakNet(t)
+	n.worker("7")
+	term := n.asLeaks(`set -m; "$@"; echo "stopped $?"; stty -a | grep -c -- ' icanon'; fg >/dev/null; echo "ended $?"; printf '<end>'`)
+	term.until(" 7 python3")
+	term.press("\x1a")
+	term.until(leave)
+	term.until("stopped 148")
+	term.until("1\r\n") // the terminal edits lines
+	term.until(" 7 python3")
+	term.press("q")
+	left := term.left()
+	term.ends(0)
+	if !strings.Contains(left, " 7 python3") || !strings.Contains(left, "ended 0") {
+		t.Errorf("it leaves %q", left)
+	}
+}
+
+// A terminal that was stopped takes nothing any more.
+func TestOneSignalEndsABlockedLeaks(t *testing.T) {
+	need.Hangup(t)
+	n := newLeakNet(t)
+	for _, signal := range fourSignals {
+		said := filepath.Join(t.TempDir(), "stderr")
+		term := n.asLeaks(`exec "$@" 2>` + said)
+		term.until("VERDICT")
+		if err := unix.IoctlSetInt(int(term.slave.Fd()), unix.TCXONC, unix.TCOOFF); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(1500 * time.Millisecond) // for the next look to be drawn, which hangs
+		term.cmd.Process.Signal(signal)
+		term.ends(exitFailure)
+		if text, err := os.ReadFile(said); err != nil || !strings.Contains(string(text), "the standard output is blocked") {
+			t.Errorf("%v: it said %q: %v", signal, text, err)
+		}
+	}
+}
+
+func TestLeaksSurroundings(t *testing.T) {
+	styles := regexp.MustCompile("\x1b\\[[0-9;]+m")
+	n := newLeakNet(t)
+	n.worker("7")
+	for name, at := range allSurroundings {
+		term := n.asLeaks(`"$@"; printf '<end>'`, at.env...)
+		dumb := strings.Contains(strings.Join(at.env, " "), "dumb")
+		if dumb {
+			term.until("SOCKETS")
+			term.until("\r\n\r\n") // one report after the other
+			term.until("python3")
+			term.press("\x03")
+		} else {
+			term.until(" 7 python3")
+			term.press("q")
+		}
+		term.until("<end>")
+		term.ends(0)
+		shown := term.shown.String()
+		if at.ascii && strings.ContainsFunc(shown, func(r rune) bool { return r >= utf8.RuneSelf }) {
+			t.Errorf("%s: it is not ASCII: %q", name, shown)
+		}
+		if styles.MatchString(shown) != at.styled {
+			t.Errorf("%s: styled is %v: %q", name, !at.styled, shown)
+		}
+		if dumb && strings.Contains(shown, "\x1b") {
+			t.Errorf("%s: it does more than print: %q", name, shown)
 		}
 	}
 }

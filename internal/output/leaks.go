@@ -21,8 +21,6 @@ import (
 type ReportOptions struct {
 	Time bool // the time of day, HH:MM:SS
 	Top  int  // so many groups, the worst; columns only, the others have all
-	// Verdicts puts the verdict of a group first, for a screen of 80 columns; columns only.
-	Verdicts bool
 }
 
 // groupRow is a group of a report, destinationRow one of TIME_WAIT.
@@ -39,9 +37,8 @@ type (
 
 // The layouts, by name. What has no bound, as fds, comes last.
 const (
-	groupLayout   = "pid comm state remote lport sockets oldest median growth_per_min open/max verdict fds"
-	verdictLayout = "verdict pid comm state sockets oldest growth_per_min remote lport fds"
-	groupFields   = "boot_ns state pid comm uid cgroup container_id unit container image pod pod_uid namespace role holder netns lport raddr rport sockets " +
+	groupLayout = "pid comm state remote lport sockets oldest median growth_per_min open/max verdict fds"
+	groupFields = "boot_ns state pid comm uid cgroup container_id unit container image pod pod_uid namespace role holder netns lport raddr rport sockets " +
 		"oldest_s oldest_at_least median_s watched_s growth_per_min fds open_files max_files limit_reached_s " +
 		"unread_bytes eof_read eof_unread data_unread sending unaccepted acked reset verdict cause diagnosis stacks"
 	destinationLayout = "laddr lport remote sockets of_range new_per_s expired reused overflow other"
@@ -234,11 +231,7 @@ type ReportColumns struct {
 
 // NewReportColumns returns a writer of text to w.
 func NewReportColumns(w io.Writer, o ReportOptions) *ReportColumns {
-	layout := groupLayout
-	if o.Verdicts {
-		layout = verdictLayout
-	}
-	c := &ReportColumns{w: w, o: o, groups: groups().choose(strings.Fields(layout)), destinations: destinations().choose(strings.Fields(destinationLayout))}
+	c := &ReportColumns{w: w, o: o, groups: groups().choose(strings.Fields(groupLayout)), destinations: destinations().choose(strings.Fields(destinationLayout))}
 	c.groups.fit(false)
 	c.destinations.fit(false)
 	return c
@@ -258,7 +251,7 @@ func (c *ReportColumns) text(r *leak.Report) []byte {
 	if c.o.Time {
 		b = append(append(b, timeOfDay(r.Time)...), ' ')
 	}
-	b = append(b, title(r)+"\n"...)
+	b = append(b, ReportTitle(r)+"\n"...)
 	if len(r.Groups) > 0 {
 		b = c.groups.appendHeader(b)
 	}
@@ -271,7 +264,7 @@ func (c *ReportColumns) text(r *leak.Report) []byte {
 			b = fmt.Appendf(b, "and %s with %s; --top shows more, --by pid sums up\n", leak.Counted(len(r.Groups)-i, "more group"), leak.Counted(rest, "socket"))
 			break
 		}
-		b = appendNotes(c.groups.appendLine(b, &groupRow{g, r}), groupNotes(g))
+		b = appendNotes(c.groups.appendLine(b, &groupRow{g, r}), GroupNotes(g))
 	}
 	if len(r.Destinations) > 0 {
 		b = c.destinations.appendHeader(b)
@@ -281,23 +274,26 @@ func (c *ReportColumns) text(r *leak.Report) []byte {
 			b = fmt.Appendf(b, "and %s; --top shows more\n", leak.Counted(len(r.Destinations)-i, "more destination"))
 			break
 		}
-		b = appendNotes(c.destinations.appendLine(b, &destinationRow{d, r}), append([]string{d.Diagnosis}, closerLines(d)...))
+		b = appendNotes(c.destinations.appendLine(b, &destinationRow{d, r}), DestinationNotes(d))
 	}
-	return c.appendMissing(b, r)
-}
-
-// appendMissing says what the groups do not show.
-func (c *ReportColumns) appendMissing(b []byte, r *leak.Report) []byte {
-	if r.Unplaced > 0 {
-		b = fmt.Appendf(b, "and %s without a group, for lack of room\n", leak.Counted(r.Unplaced, "socket"))
-	}
-	if n := r.Unresolved - max(0, len(r.Groups)-c.o.Top); n > 0 {
-		b = fmt.Appendf(b, "%s without open files and stacks, for lack of time\n", leak.Counted(n, "group"))
-	}
-	for _, sentence := range Unjudged(r.Unjudged) {
-		b = fmt.Appendf(b, "and %s\n", sentence)
+	for _, sentence := range ReportMissing(r, c.o.Top) {
+		b = append(b, sentence+"\n"...)
 	}
 	return b
+}
+
+// ReportMissing says what the groups do not show, of which so many are shown at most.
+func ReportMissing(r *leak.Report, top int) (sentences []string) {
+	if r.Unplaced > 0 {
+		sentences = append(sentences, fmt.Sprintf("and %s without a group, for lack of room", leak.Counted(r.Unplaced, "socket")))
+	}
+	if n := r.Unresolved - max(0, len(r.Groups)-top); n > 0 {
+		sentences = append(sentences, leak.Counted(n, "group")+" without open files and stacks, for lack of time")
+	}
+	for _, sentence := range Unjudged(r.Unjudged) {
+		sentences = append(sentences, "and "+sentence)
+	}
+	return sentences
 }
 
 func appendNotes(b []byte, notes []string) []byte {
@@ -307,8 +303,8 @@ func appendNotes(b []byte, notes []string) []byte {
 	return b
 }
 
-// title is the line about all.
-func title(r *leak.Report) string {
+// ReportTitle is the line about all.
+func ReportTitle(r *leak.Report) string {
 	var b strings.Builder
 	if r.TimeWait {
 		fmt.Fprintf(&b, "TIME_WAIT: %s, %s; watched %s", leak.Counted(r.Sockets, "socket"), leak.Counted(len(r.Destinations), "destination"), leak.Span(r.Watched))
@@ -365,8 +361,11 @@ func placeNotes(g *leak.Group) (notes []string) {
 	return notes
 }
 
-// groupNotes is what is said below the figures of a group; it may be hostile.
-func groupNotes(g *leak.Group) []string {
+// GroupNotes is what is said below the figures of a group; it may be hostile.
+func GroupNotes(g *leak.Group) []string { return append(GroupSentences(g), stackLines(g)...) }
+
+// GroupSentences is GroupNotes without stacks.
+func GroupSentences(g *leak.Group) []string {
 	notes := []string{g.Diagnosis}
 	notes = append(notes, placeNotes(g)...)
 	switch {
@@ -375,7 +374,7 @@ func groupNotes(g *leak.Group) []string {
 	case g.LeftKnown:
 		notes = append(notes, fmt.Sprintf("At this growth its limit of %d open files is reached in %s.", g.Files.Limit, leak.Span(g.Left)))
 	}
-	return append(notes, stackLines(g)...)
+	return notes
 }
 
 // stackLines says where the sockets were opened. Stacks whose own code is the same are
@@ -395,6 +394,11 @@ func stackLines(g *leak.Group) (lines []string) {
 		lines = append(lines, fmt.Sprintf("%d opened by %s", counts[i], text))
 	}
 	return lines
+}
+
+// DestinationNotes is what is said below the figures of a destination; it may be hostile.
+func DestinationNotes(d *leak.Destination) []string {
+	return append([]string{d.Diagnosis}, closerLines(d)...)
 }
 
 func closerLines(d *leak.Destination) (lines []string) {

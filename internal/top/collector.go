@@ -49,8 +49,8 @@ type Collector struct {
 	counts      *counts
 	tally       *stats.Tally
 	stories     *timeline.Collector
-	watch       *leak.Watch
-	leaks       string // the last report
+	look        leakLook
+	leaks       *LeakReport // the last
 	leaksNext   uint64
 	recent      [maxRecent]*timeline.Story // over, from ended-maxRecent on
 	ended       int                        // how many are over
@@ -68,7 +68,7 @@ var _ pipeline.Consumer = (*Collector)(nil)
 
 // NewCollector returns a Collector.
 func NewCollector(cfg Config) *Collector {
-	c := &Collector{cfg: cfg, counts: newCounts(cfg.Max, cfg.Keep), offset: cfg.Offset, watch: leak.NewWatch(cfg.Leaks)}
+	c := &Collector{cfg: cfg, counts: newCounts(cfg.Max, cfg.Keep), offset: cfg.Offset, look: leakLook{leak.NewWatch(cfg.Leaks), MaxLeaks}}
 	nothing := func() error { return nil }
 	c.tally = stats.NewTally(stats.Config{By: stats.ByHost, Max: cfg.Max, Offset: cfg.Offset})
 	c.stories = timeline.NewCollector(timeline.Config{Max: cfg.MaxEnds, Offset: cfg.Offset, Show: c.over, Flush: nothing})
@@ -91,7 +91,7 @@ func (c *Collector) begin(now uint64) {
 // Event takes an event.
 func (c *Collector) Event(e *tcp.Event) error {
 	c.begin(e.BootNS)
-	if err := c.watch.Event(e); err != nil {
+	if err := c.look.watch.Event(e); err != nil {
 		return err
 	}
 	if err := c.tally.Event(e); err != nil {
@@ -114,9 +114,16 @@ func (c *Collector) Event(e *tcp.Event) error {
 
 // Idle answers a request for which no tick is due.
 func (c *Collector) Idle() error {
-	if c.begun && c.cfg.Desk.request.Load() != c.answered {
-		c.cfg.Desk.put(c.snapshot(max(c.cfg.Now(), c.last)))
+	if !c.begun || c.cfg.Desk.request.Load() == c.answered {
+		return nil
 	}
+	now := max(c.cfg.Now(), c.last)
+	if c.leaks != nil { // the first look is that of the first tick
+		if err := c.lookAtLeaks(now); err != nil {
+			return err
+		}
+	}
+	c.cfg.Desk.put(c.snapshot(now))
 	return nil
 }
 
@@ -158,19 +165,14 @@ func (c *Collector) Close(now uint64) error {
 	return c.cfg.Last(c.snapshot(now))
 }
 
-// lookAtLeaks refreshes the report of leaks.
-func (c *Collector) lookAtLeaks(now uint64) error {
-	if now < c.leaksNext {
+// lookAtLeaks refreshes the report of leaks, also if the sockets of another group are asked for.
+func (c *Collector) lookAtLeaks(now uint64) (err error) {
+	of := c.cfg.Desk.request.Load().Leak
+	if now < c.leaksNext && (of == LeakName{} || of == c.leaks.Of) {
 		return nil
 	}
 	c.leaksNext = now + leaksInterval
-	report, err := c.watch.Report(now, nil)
-	if err != nil {
-		return err
-	}
-	var b strings.Builder
-	err = output.NewReportColumns(&b, output.ReportOptions{Top: MaxLeaks, Verdicts: true}).Write(report)
-	c.leaks = b.String()
+	_, c.leaks, err = c.look.look(now, of)
 	return err
 }
 
@@ -195,8 +197,8 @@ func (c *Collector) snapshot(now uint64) *Snapshot {
 		s.Text = c.story(r.End, now)
 	case Diagram:
 		s.Text = c.diagram(now)
-	case Leaks:
-		s.Text = c.leaks
+	case Leaks, Leak:
+		s.Leaks = c.leaks
 	}
 	return s
 }

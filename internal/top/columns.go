@@ -9,14 +9,16 @@ import (
 	"github.com/tcptrace/tcptrace/internal/tcp"
 )
 
-// column is one of a table of groups or of sockets. All but the first are numbers to sort by,
-// the greatest first.
+// column is one of a table of groups, of sockets or of leaks: a number to sort by, the greatest
+// first, or a text, the least first.
 type column[T any] struct {
 	rate, name string // how it is called where rates are shown, and where totals are
 	about      string // for the help
 	width      int
+	most       int // it takes what is left of the line, up to this width; 0: nothing
 	text       func(r *T, totals bool) string
 	value      func(r *T, totals bool) float64
+	order      func(r *T) string // of a text; nil: a number. Text is foreign.
 }
 
 // title is how the column is called.

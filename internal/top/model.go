@@ -21,6 +21,9 @@ type Options struct {
 	Styled bool          // with bold characters and the like
 	Ask    func(Request) // asks for other Snapshots
 	Player *Player       // plays a recording; nil: the kernel
+
+	Alone    bool // leaks alone: there are no groups, and no diagram
+	TimeWait bool // destinations of TIME_WAITs are what leaks
 }
 
 // Model is the state of the view. Update and View are pure but for what Options have it ask for.
@@ -37,8 +40,10 @@ type Model struct {
 	suspended     bool
 	groups        table[Row]
 	sockets       table[SocketRow]
+	leaks         table[LeakRow]
 	pick          *stats.GroupName // the group that is selected; nil: the first
 	pickEnd       *timeline.End    // the socket that is selected; nil: the first
+	pickLeak      LeakName         // the group of leaks that is selected; zero: the first
 }
 
 // place is where one is: what is asked for, and how far it is scrolled.
@@ -58,9 +63,15 @@ type table[T any] struct {
 // NewModel returns the Model of a view of groups.
 func NewModel(o Options) *Model {
 	m := &Model{o: o, width: 80, height: 24}
-	m.groups.columns, m.sockets.columns = groupColumns(), socketColumns()
-	m.sockets.sort = 1
+	m.groups.columns, m.sockets.columns, m.leaks.columns = groupColumns(), socketColumns(), leakColumns()
+	if o.TimeWait {
+		m.leaks.columns = destinationColumns()
+	}
+	m.sockets.sort, m.leaks.sort = 1, -1 // leaks: the worst first
 	m.places = []place{{request: Request{Kind: Groups, By: o.By}}}
+	if o.Alone {
+		m.places[0].request = Request{Kind: Leaks}
+	}
 	return m
 }
 
@@ -133,6 +144,8 @@ func (m *Model) filter() *string {
 		return &m.groups.filter
 	case Sockets:
 		return &m.sockets.filter
+	case Leaks:
+		return &m.leaks.filter
 	}
 	return nil
 }
@@ -213,7 +226,9 @@ func (m *Model) command(key string) {
 	case "r":
 		m.reverse()
 	case "d":
-		m.open(Request{Kind: Diagram})
+		if !m.o.Alone {
+			m.open(Request{Kind: Diagram})
+		}
 	case "l":
 		m.open(Request{Kind: Leaks})
 	case "enter":
@@ -264,6 +279,8 @@ func (m *Model) sortBy(by int) {
 		m.groups.sortBy(by)
 	case Sockets:
 		m.sockets.sortBy(by)
+	case Leaks:
+		m.leaks.sortBy(by)
 	}
 }
 
@@ -275,17 +292,23 @@ func (m *Model) reverse() {
 		m.groups.up = !m.groups.up
 	case Sockets:
 		m.sockets.up = !m.sockets.up
+	case Leaks:
+		m.leaks.up = !m.leaks.up
 	}
 }
 
 // open goes to another place.
 func (m *Model) open(r Request) {
-	if h := m.here(); h.request.Kind == r.Kind {
+	if m.here().request.Kind == r.Kind {
 		return
-	} else if h.request.Kind == Diagram || h.request.Kind == Leaks {
+	}
+	aside := []Kind{Diagram, Leaks, Leak}
+	for r.Kind != Leak && len(m.places) > 1 && slices.Contains(aside, m.here().request.Kind) {
 		m.places = m.places[:len(m.places)-1] // from one to the other, not deeper and deeper
 	}
-	m.places = append(m.places, place{request: r})
+	if m.here().request != r {
+		m.places = append(m.places, place{request: r})
+	}
 	m.o.Ask(r)
 }
 
@@ -302,6 +325,11 @@ func (m *Model) enter() {
 	case r.Kind == Sockets:
 		if rows := m.socketRows(); len(rows) > 0 {
 			m.open(Request{Kind: Story, End: rows[m.selectedSocket(rows)].End})
+		}
+	case r.Kind == Leaks:
+		if rows := m.leakRows(); len(rows) > 0 {
+			m.pickLeak = rows[m.selectedLeak(rows)].LeakName
+			m.open(Request{Kind: Leak, Leak: m.pickLeak})
 		}
 	}
 }
@@ -331,6 +359,10 @@ func (m *Model) move(by int) {
 	case Sockets:
 		if rows := m.socketRows(); len(rows) > 0 {
 			m.pickEnd = rows[min(max(m.selectedSocket(rows)+by, 0), len(rows)-1)].End
+		}
+	case Leaks:
+		if rows := m.leakRows(); len(rows) > 0 {
+			m.pickLeak = rows[min(max(m.selectedLeak(rows)+by, 0), len(rows)-1)].LeakName
 		}
 	default:
 		m.here().top = max(m.here().top+by, 0) // View knows how far it goes
@@ -373,7 +405,11 @@ func sortRows[T any](rows []*T, t *table[T], totals bool) {
 		}
 		return
 	}
-	value := t.columns[t.sort].value
+	value, order := t.columns[t.sort].value, t.columns[t.sort].order
+	if order != nil {
+		slices.SortStableFunc(rows, func(a, b *T) int { return -sign * cmp.Compare(order(a), order(b)) })
+		return
+	}
 	slices.SortStableFunc(rows, func(a, b *T) int { return sign * cmp.Compare(value(a, totals), value(b, totals)) })
 }
 

@@ -24,6 +24,7 @@ const (
 	Story        // of a socket
 	Diagram      // of states
 	Leaks
+	Leak // one group of them
 )
 
 // Request is what a Snapshot is to show.
@@ -32,6 +33,7 @@ type Request struct {
 	By    stats.By        // how to group
 	Group stats.GroupName // of Sockets: which
 	End   *timeline.End   // of Story: which; a name, not to be looked into
+	Leak  LeakName        // of Leak: which
 }
 
 // Row is what is known of a group.
@@ -81,8 +83,9 @@ type Snapshot struct {
 	All     Row
 	Groups  []Row
 	Sockets []SocketRow
-	More    int    // sockets that are not among them
-	Text    string // of Story, Diagram and Leaks
+	More    int         // sockets that are not among them
+	Text    string      // of Story and Diagram
+	Leaks   *LeakReport // of Leaks and Leak
 }
 
 // A Desk is where a Collector and a Model meet. Each side takes the latest that the other has

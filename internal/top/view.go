@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -12,7 +13,6 @@ import (
 	"github.com/charmbracelet/x/ansi"
 
 	"github.com/tcptrace/tcptrace/internal/leak"
-	"github.com/tcptrace/tcptrace/internal/output"
 	"github.com/tcptrace/tcptrace/internal/stats"
 	"github.com/tcptrace/tcptrace/internal/terminal"
 )
@@ -87,7 +87,10 @@ func (m *Model) visible(text string) string {
 func (m *Model) head() []string {
 	s := m.shown()
 	if s == nil {
-		return []string{m.styled(bold, "tcptrace top: waiting for the first look"), ""}
+		return []string{m.styled(bold, "waiting for the first look"), ""}
+	}
+	if s.Request.Kind == Leaks || s.Request.Kind == Leak {
+		return m.leakHead(s)
 	}
 	parts := []string{fmt.Sprintf("%s watched", ago(s.Watched)), fmt.Sprintf("%d open", s.All.Open)}
 	if s.Lost > 0 {
@@ -109,11 +112,30 @@ func (m *Model) title(s *Snapshot) string {
 		return "One connection"
 	case Diagram:
 		return "State diagram"
-	case Leaks:
-		return "Leaks"
 	default:
 		return fmt.Sprintf("TCP by %s", r.By)
 	}
+}
+
+// leakHead is the title of what leaks, however long, and what else is to be known.
+func (m *Model) leakHead(s *Snapshot) (lines []string) {
+	title := s.Leaks.Title
+	if s.Request.Kind == Leak {
+		title = "No group any more"
+		if r := s.leak(); r != nil {
+			title = strings.TrimPrefix(r.Verdict+": "+leakName(r), ": ")
+		}
+	}
+	for _, line := range m.sentences([]string{title}, "") {
+		lines = append(lines, m.styled(bold, line))
+	}
+	state := "" // rates are not known
+	if !m.o.Alone {
+		state = m.state(s)
+	} else if m.paused {
+		state = "PAUSED"
+	}
+	return append(lines, m.styled(faint, state))
 }
 
 // state is the second line: rates of all, how a recording is played, the filter.
@@ -155,6 +177,13 @@ func (m *Model) keys() string {
 		keys = "q quit  ? help  g group  < > sort  / filter  enter sockets  d diagram  l leaks"
 	case Sockets:
 		keys = "q quit  ? help  esc back  < > sort  / filter  enter its story"
+	case Leaks:
+		keys = "q quit  ? help  < > sort  / filter  enter sockets, code  space pause"
+		if !m.o.Alone {
+			keys = "q quit  ? help  esc back  < > sort  / filter  enter sockets, code  d diagram"
+		}
+	case Leak:
+		keys = "esc back  q quit  ? help  space pause"
 	default:
 		keys = "esc back  " + keys
 	}
@@ -178,6 +207,10 @@ func (m *Model) body(room int, selects bool) []string {
 		return m.groupLines(room, selects)
 	case Sockets:
 		return m.socketLines(s, room, selects)
+	case Leaks:
+		return m.leakLines(s, room, selects)
+	case Leak:
+		return m.scroll(m.detailLines(s), room, &m.here().top)
 	}
 	return m.scroll(m.textLines(s), room, &m.here().top)
 }
@@ -194,11 +227,7 @@ func (m *Model) scroll(lines []string, room int, top *int) []string {
 
 // textLines are those of a text. The diagram has styles, and no foreign text.
 func (m *Model) textLines(s *Snapshot) (lines []string) {
-	text := s.Text
-	if s.Request.Kind == Leaks {
-		text = output.Wrap(text, m.width)
-	}
-	for line := range strings.Lines(text) {
+	for line := range strings.Lines(s.Text) {
 		line = strings.TrimSuffix(line, "\n")
 		if s.Request.Kind != Diagram {
 			line = m.visible(line)
@@ -226,7 +255,7 @@ func (m *Model) groupLines(room int, selects bool) []string {
 	at := m.selectedGroup(rows)
 	first, last := m.window(len(rows), at, room-1)
 	for i := first; i < last; i++ {
-		lines = append(lines, m.line(t.row(m.visible(groupName(rows[i])), rows[i], m.totals), selects && i == at, rows[i].Growth > 0))
+		lines = append(lines, m.line(t.row(m.visible(groupName(rows[i])), rows[i], m.totals, m.visible), selects && i == at, rows[i].Growth > 0))
 	}
 	return append(lines, m.rest(len(m.shown().Groups), len(rows), last, "group")...)
 }
@@ -242,7 +271,7 @@ func (m *Model) socketLines(s *Snapshot, room int, selects bool) []string {
 	at := m.selectedSocket(rows)
 	first, last := m.window(len(rows), at, room-1)
 	for i := first; i < last; i++ {
-		lines = append(lines, m.line(t.row(m.visible(socketName(rows[i])), rows[i], false), selects && i == at, false))
+		lines = append(lines, m.line(t.row(m.visible(socketName(rows[i])), rows[i], false, m.visible), selects && i == at, false))
 	}
 	if s.Request.Group.Other {
 		return append(lines, "these sockets are of many groups, and have no rows")
@@ -341,8 +370,30 @@ func layout[T any](t *table[T], width, least, most int) laid[T] {
 	for _, c := range l.columns {
 		l.name -= c.width + 1
 	}
+	left := l.name - most
 	l.name = max(min(l.name, most), 1)
+	l.widen(left)
 	return l
+}
+
+// widen gives what is left of the line to columns that can take it.
+func (l *laid[T]) widen(left int) {
+	l.columns = slices.Clone(l.columns)
+	for i := range l.columns {
+		c := &l.columns[i]
+		if more := min(left, c.most-c.width); more > 0 {
+			c.width += more
+			left -= more
+		}
+	}
+}
+
+// fill fills a cell: numbers to the right.
+func (c *column[T]) fill(text string) string {
+	if c.order != nil {
+		return pad(text, c.width)
+	}
+	return padLeft(text, c.width)
 }
 
 // head is the header. The column to sort by has a mark.
@@ -361,7 +412,7 @@ func (l *laid[T]) head(name string, totals bool) string {
 		if i == l.sort {
 			title = "*" + title
 		}
-		b.WriteString(" " + padLeft(title, l.columns[i].width))
+		b.WriteString(" " + l.columns[i].fill(title))
 	}
 	if l.after {
 		b.WriteString(more)
@@ -369,11 +420,12 @@ func (l *laid[T]) head(name string, totals bool) string {
 	return b.String()
 }
 
-func (l *laid[T]) row(name string, r *T, totals bool) string {
+// row is a line. visible is what a text is to go through.
+func (l *laid[T]) row(name string, r *T, totals bool, visible func(string) string) string {
 	var b strings.Builder
 	b.WriteString(pad(name, l.name))
 	for i := range l.columns {
-		b.WriteString(" " + padLeft(l.columns[i].text(r, totals), l.columns[i].width))
+		b.WriteString(" " + l.columns[i].fill(visible(l.columns[i].text(r, totals))))
 	}
 	return b.String()
 }
@@ -391,9 +443,13 @@ func padLeft(text string, width int) string {
 
 // helpLines are all keys and columns.
 func (m *Model) helpLines() []string {
+	if m.o.Alone {
+		return append(leakKeys(), columnLines("Columns:", m.leaks.columns)...)
+	}
 	lines := []string{
 		"up, down, pgup, pgdown, home, end   select a row, or scroll",
-		"enter       the sockets of a group; the story of a socket",
+		"enter       the sockets of a group; the story of a socket; of leaks, the",
+		"            sockets and the code that opened them",
 		"esc         back; without a filter, if there is one",
 		"g, G        group by what comes next, or before, of",
 		"            " + strings.Join(names(stats.Bys[:9]), ", ") + ",",
@@ -403,25 +459,47 @@ func (m *Model) helpLines() []string {
 		"t           since the start, or per second",
 		"d           the state diagram",
 		"l           leaks, with their verdicts",
-		"space       pause: the screen stays, and counting goes on",
+	}
+	if m.o.Player != nil {
+		lines = append(lines, "space       pause the recording", "+, -        play it faster, or slower: 0.1x to 600x, then as fast as can be")
+	} else {
+		lines = append(lines, "space       pause: the screen stays, and counting goes on")
+	}
+	lines = append(lines, endKeys()...)
+	lines = append(lines, columnLines("Columns of groups, and behind a / what they are called since the start:", m.groups.columns)...)
+	lines = append(lines, columnLines("Columns of sockets:", m.sockets.columns)...)
+	return append(lines, columnLines("Columns of leaks:", m.leaks.columns)...)
+}
+
+// leakKeys are the keys of a view of leaks alone.
+func leakKeys() []string {
+	return append([]string{
+		"up, down, pgup, pgdown, home, end   select a row, or scroll",
+		"enter       the sockets of a group, and the code that opened them",
+		"esc         back; without a filter, if there is one",
+		"<, >        sort by the next column on that side; r: the other way round.",
+		"            By the verdict: the worst first",
+		"/           show the rows that have a text in them, as you type it",
+		"space       pause: the screen stays, and watching goes on",
+	}, endKeys()...)
+}
+
+func endKeys() []string {
+	return []string{
 		"ctrl-z      stop the program; fg has it go on",
 		"q           end, and leave the last report on the terminal",
 	}
-	if m.o.Player != nil {
-		lines[10] = "space       pause the recording"
-		lines = append(lines, "+, -        play it faster, or slower: 0.1x to 600x, then as fast as can be")
-	}
-	lines = append(lines, "", "Columns of groups, and behind a / what they are called since the start:")
-	for _, c := range m.groups.columns {
-		title := c.title(false)
+}
+
+// columnLines say what is in the columns of a table.
+func columnLines[T any](title string, columns []column[T]) []string {
+	lines := []string{"", title}
+	for _, c := range columns {
+		name := c.title(false)
 		if c.rate != "" {
-			title += " / " + c.name
+			name += " / " + c.name
 		}
-		lines = append(lines, fmt.Sprintf("  %-18s %s", title, c.about))
-	}
-	lines = append(lines, "", "Columns of sockets:")
-	for _, c := range m.sockets.columns {
-		lines = append(lines, fmt.Sprintf("  %-18s %s", c.name, c.about))
+		lines = append(lines, fmt.Sprintf("  %-18s %s", name, c.about))
 	}
 	return lines
 }

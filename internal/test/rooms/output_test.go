@@ -18,6 +18,7 @@ var unescaped = []string{
 	"socketsCmd.watch", "leaksCmd.runConfig", "statsCmd.Run", "statsCmd.count", "statsShow.print",
 	"openScreen", "timelineCmd.pair",
 	"topCmd.Run", "topRun.open", "topRun.options", "topRun.print", "openTopScreen",
+	"leaksRun.hasScreen", "leaksRun.openView",
 }
 
 // Text from outside gets out through a terminal.Writer, and so a terminal acts on none of
