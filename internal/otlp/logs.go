@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -17,17 +18,19 @@ import (
 
 // The bounds of what waits to be sent. A record takes about a kilobyte.
 const (
-	maxBatch   = 512             // records of one request
-	maxWaiting = 4 << 20         // bytes that wait, the request at hand left out
-	gatherFor  = time.Second     // a request that is not full waits so long
-	firstRetry = 1 * time.Second // and twice as long each time, up to
-	lastRetry  = 30 * time.Second
+	maxBatch     = 512             // records of one request
+	maxWaiting   = 4 << 20         // bytes that wait, the request at hand left out
+	moreForLeaks = 512 << 10       // and as many more where verdicts are among them
+	gatherFor    = time.Second     // a request that is not full waits so long
+	firstRetry   = 1 * time.Second // and twice as long each time, up to
+	lastRetry    = 30 * time.Second
 )
 
 // batch is records, each with its tag as a field of ScopeLogs.
 type batch struct {
 	records []byte
 	n       uint64
+	leaks   bool // verdicts are among them
 }
 
 // queue is between capture, which never waits, and the goroutine that sends.
@@ -37,6 +40,7 @@ type queue struct {
 	size    int           // bytes of batches
 	spare   [][]byte      // for batches to come
 	full    chan struct{} // has room for one: there is a batch
+	noRoom  atomic.Bool   // since a batch was dropped none was taken
 	dropped func(n uint64)
 
 	// Of the capturing goroutine.
@@ -58,6 +62,16 @@ func (q *queue) add() {
 	}
 }
 
+// refuses reports whether there is no room for a record, and counts it then: while a receiver is
+// away nothing has to be encoded.
+func (q *queue) refuses() bool {
+	if !q.noRoom.Load() {
+		return false
+	}
+	q.dropped(1)
+	return true
+}
+
 // hand hands over what was gathered. Where there is no room it is dropped: what waits is the
 // beginning of the trouble, as a rule.
 func (q *queue) hand() {
@@ -66,16 +80,24 @@ func (q *queue) hand() {
 	}
 	q.lock.Lock()
 	defer q.lock.Unlock()
-	if q.size+len(q.gathered.records) > maxWaiting {
+	limit := maxWaiting
+	if q.gathered.leaks {
+		limit += moreForLeaks
+	}
+	if q.size+len(q.gathered.records) > limit {
+		q.noRoom.Store(true)
 		q.dropped(q.gathered.n)
 		q.gathered = batch{records: q.gathered.records[:0]}
 		return
 	}
-	q.size += len(q.gathered.records)
-	q.batches = append(q.batches, q.gathered)
+	handed := q.gathered
+	q.size += len(handed.records)
+	q.batches = append(q.batches, handed)
 	q.gathered = batch{}
 	if last := len(q.spare) - 1; last >= 0 {
 		q.gathered.records, q.spare = q.spare[last][:0], q.spare[:last]
+	} else if handed.n == maxBatch { // so will the next one be, as a rule
+		q.gathered.records = make([]byte, 0, len(handed.records)*9/8)
 	}
 	select {
 	case q.full <- struct{}{}:
@@ -87,6 +109,7 @@ func (q *queue) hand() {
 func (q *queue) take() (batch, bool) {
 	q.lock.Lock()
 	defer q.lock.Unlock()
+	q.noRoom.Store(false)
 	if len(q.batches) == 0 {
 		q.batches = nil // what it had may have been large
 		return batch{}, false
@@ -99,7 +122,7 @@ func (q *queue) take() (batch, bool) {
 
 // done gives the memory of a batch back.
 func (q *queue) done(b batch) {
-	const keep = 2
+	const keep = 4
 	q.lock.Lock()
 	defer q.lock.Unlock()
 	if len(q.spare) < keep {

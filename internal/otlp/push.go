@@ -111,20 +111,23 @@ func (p *Pusher) Connections() bool { return p.logs != nil }
 
 // Connection pushes a connection that has ended.
 func (p *Pusher) Connection(r *connection.Record, service string) {
-	if p.logs == nil {
+	if p.logs == nil || p.logs.queue.refuses() {
 		return
 	}
 	p.logs.queue.encoder.connection(r, service)
 	p.logs.queue.add()
 }
 
-// Leak pushes a verdict.
+// Leak pushes a verdict. It says what no other record does, so there is room for it where there is
+// none left for them.
 func (p *Pusher) Leak(v *Verdict) {
 	if p.logs == nil {
 		return
 	}
-	p.logs.queue.encoder.leak(v)
-	p.logs.queue.add()
+	q := p.logs.queue
+	q.encoder.leak(v)
+	q.gathered.leaks = true
+	q.add()
 }
 
 // Sampled reports whether the transitions of a socket are pushed: all of them, or none. A socket
@@ -149,6 +152,9 @@ func threshold(share float64) uint64 {
 
 // Transition pushes a state change.
 func (p *Pusher) Transition(e *tcp.Event, service string) {
+	if p.logs.queue.refuses() {
+		return
+	}
 	p.logs.queue.encoder.transition(e, service)
 	p.logs.queue.add()
 }

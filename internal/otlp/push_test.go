@@ -383,21 +383,28 @@ func TestAway(t *testing.T) {
 		p.Connection(ended(n), "a.service")
 	}
 	p.Tick(uint64(gatherFor))
+	p.Leak(&Verdict{Time: 1, Leak: true, Verdict: "leak", Service: "a.service", State: tcp.CloseWait})
+	p.Tick(2 * uint64(gatherFor))
 	q := p.logs.queue
 	q.lock.Lock()
 	size := q.size
 	q.lock.Unlock()
 	_, _, dropped := p.sum()
-	if size > maxWaiting || dropped == 0 || dropped > made {
+	if size > maxWaiting+moreForLeaks || dropped == 0 || dropped > made {
 		t.Errorf("%d bytes wait, %d records were dropped", size, dropped)
 	}
 	r.lock.Lock()
 	away = false
 	r.lock.Unlock()
-	eventually(t, "all that was kept", func() bool { sent, _, dropped := p.sum(); return sent+dropped == made })
+	eventually(t, "all that was kept", func() bool { sent, _, dropped := p.sum(); return sent+dropped == made+1 })
+	p.Connection(ended(0), "a.service")
 	p.Stop(5*time.Second, Moment{})
-	if got := uint64(len(r.records())); got+dropped != made {
-		t.Errorf("%d came, %d were dropped, of %d", got, dropped, made)
+	all := r.records()
+	if got := uint64(len(all)); got+dropped != made+2 {
+		t.Errorf("%d came, %d were dropped, of %d", got, dropped, made+2)
+	}
+	if name := all[max(len(all)-2, 0)].EventName; name != EventLeak {
+		t.Errorf("the record before the last one is %s: there is room for a verdict", name)
 	}
 }
 

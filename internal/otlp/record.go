@@ -4,6 +4,7 @@ import (
 	"math"
 	"net/netip"
 	"strings"
+	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protowire"
 
@@ -40,11 +41,11 @@ const (
 )
 
 // encoder appends one LogRecord in the wire format. The types that protoc generates would have a
-// hundred allocations for each record, in the goroutine that captures; this has none.
+// hundred allocations for each record, in the goroutine that captures; this has none. It writes
+// each attribute where it stays, its length first: a record has some thirty.
 type encoder struct {
-	b     []byte
-	value []byte // of the attribute at hand
-	text  []byte // an address
+	b    []byte
+	text []byte // what has to be made before its length is known
 }
 
 // begin appends what every record has. Both times are in ns since the Unix epoch.
@@ -66,16 +67,29 @@ func appendText(b []byte, field protowire.Number, text string) []byte {
 
 // body is the sentence for people.
 func (e *encoder) body(sentence string) {
-	e.value = appendText(e.value[:0], valueString, valid(sentence))
-	e.b = protowire.AppendBytes(protowire.AppendTag(e.b, recordBody, protowire.BytesType), e.value)
+	sentence = valid(sentence)
+	e.b = protowire.AppendTag(e.b, recordBody, protowire.BytesType)
+	e.b = appendSize(e.b, 1+protowire.SizeBytes(len(sentence)))
+	e.b = appendText(e.b, valueString, sentence)
 }
 
-// pair appends an attribute, of which value is the AnyValue.
-func (e *encoder) pair(key string) {
-	size := protowire.SizeTag(pairKey) + protowire.SizeBytes(len(key)) + protowire.SizeTag(pairValue) + protowire.SizeBytes(len(e.value))
-	e.b = protowire.AppendVarint(protowire.AppendTag(e.b, recordAttributes, protowire.BytesType), uint64(size))
-	e.b = appendText(e.b, pairKey, key)
-	e.b = protowire.AppendBytes(protowire.AppendTag(e.b, pairValue, protowire.BytesType), e.value)
+// attribute appends an attribute but for its value, which takes size bytes with its tag. A key is
+// shorter than 128 bytes.
+func (e *encoder) attribute(key string, size int) {
+	e.b = append(e.b, recordAttributes<<3|byte(protowire.BytesType))
+	e.b = appendSize(e.b, 2+len(key)+1+protowire.SizeBytes(size))
+	e.b = append(e.b, pairKey<<3|byte(protowire.BytesType), byte(len(key)))
+	e.b = append(e.b, key...)
+	e.b = append(e.b, pairValue<<3|byte(protowire.BytesType))
+	e.b = appendSize(e.b, size)
+}
+
+// appendSize appends a length, most of which take one byte.
+func appendSize(b []byte, n int) []byte {
+	if n < 0x80 {
+		return append(b, byte(n))
+	}
+	return protowire.AppendVarint(b, uint64(n))
 }
 
 // str appends text, unless there is none.
@@ -83,32 +97,46 @@ func (e *encoder) str(key, text string) {
 	if text == "" {
 		return
 	}
-	e.value = appendText(e.value[:0], valueString, valid(text))
-	e.pair(key)
+	text = valid(text)
+	e.attribute(key, 1+protowire.SizeBytes(len(text)))
+	e.b = append(e.b, valueString<<3|byte(protowire.BytesType))
+	e.b = append(appendSize(e.b, len(text)), text...)
+}
+
+// made appends the text that was made.
+func (e *encoder) made(key string) {
+	e.attribute(key, 1+protowire.SizeBytes(len(e.text)))
+	e.b = append(e.b, valueString<<3|byte(protowire.BytesType))
+	e.b = append(appendSize(e.b, len(e.text)), e.text...)
 }
 
 func (e *encoder) num(key string, n uint64) {
-	e.value = protowire.AppendVarint(protowire.AppendTag(e.value[:0], valueInt, protowire.VarintType), n)
-	e.pair(key)
+	e.attribute(key, 1+protowire.SizeVarint(n))
+	e.b = protowire.AppendVarint(append(e.b, valueInt<<3|byte(protowire.VarintType)), n)
 }
 
 func (e *encoder) float(key string, x float64) {
-	e.value = protowire.AppendFixed64(protowire.AppendTag(e.value[:0], valueDouble, protowire.Fixed64Type), math.Float64bits(x))
-	e.pair(key)
+	e.attribute(key, 1+protowire.SizeFixed64())
+	e.b = protowire.AppendFixed64(append(e.b, valueDouble<<3|byte(protowire.Fixed64Type)), math.Float64bits(x))
 }
 
 func (e *encoder) yes(key string, is bool) {
 	if !is {
 		return
 	}
-	e.value = protowire.AppendVarint(protowire.AppendTag(e.value[:0], valueBool, protowire.VarintType), 1)
-	e.pair(key)
+	e.attribute(key, 2)
+	e.b = append(e.b, valueBool<<3|byte(protowire.VarintType), 1)
 }
 
 func (e *encoder) ms(key string, ns uint64) { e.float(key, float64(ns)/1e6) }
 
 // valid makes text from outside UTF-8, without which a receiver refuses all that came with it.
-func valid(text string) string { return strings.ToValidUTF8(text, "\ufffd") }
+func valid(text string) string {
+	if utf8.ValidString(text) {
+		return text
+	}
+	return strings.ToValidUTF8(text, "\ufffd")
+}
 
 // address appends an end of a connection, by the names of the semantic conventions.
 func (e *encoder) address(addrKey, portKey string, end netip.AddrPort) {
@@ -116,8 +144,7 @@ func (e *encoder) address(addrKey, portKey string, end netip.AddrPort) {
 		return
 	}
 	e.text = end.Addr().AppendTo(e.text[:0])
-	e.value = protowire.AppendBytes(protowire.AppendTag(e.value[:0], valueString, protowire.BytesType), e.text)
-	e.pair(addrKey)
+	e.made(addrKey)
 	if end.Port() != 0 {
 		e.num(portKey, uint64(end.Port()))
 	}
@@ -144,8 +171,7 @@ func (e *encoder) socket(event *tcp.Event, service string) {
 	e.str("tcptrace.role", string(event.Role))
 	if event.Cookie != 0 {
 		e.text = appendHex(e.text[:0], event.Cookie)
-		e.value = protowire.AppendBytes(protowire.AppendTag(e.value[:0], valueString, protowire.BytesType), e.text)
-		e.pair("tcptrace.cookie")
+		e.made("tcptrace.cookie")
 	}
 	if event.NetNS != 0 {
 		e.num("tcptrace.netns", uint64(event.NetNS))
