@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"io"
 	"math"
@@ -89,11 +88,9 @@ func (c *leaksCmd) live(e *env, filter tcp.Filter) error {
 	if err := probe.CheckPlace(); err != nil { // or the helper would say that it cannot start
 		return err
 	}
-	ctx, interrupt := context.WithCancel(e.ctx)
-	defer interrupt()
 	var stacks *stackReader
 	if c.Stacks {
-		if stacks = e.newStackReader(ctx); stacks != nil {
+		if stacks = e.newStackReader(); stacks != nil {
 			defer stacks.Close()
 		}
 		options.Stacks = stacks != nil
@@ -103,10 +100,8 @@ func (c *leaksCmd) live(e *env, filter tcp.Filter) error {
 		return err
 	}
 	defer source.Close()
-	run := &leaksRun{cmd: c, env: e, filter: filter, kernel: &source, where: source.place}
-	if run.stacks = stacks; stacks != nil {
-		stacks.probe = source.Probe
-	}
+	source.nameCode(stacks)
+	run := &leaksRun{cmd: c, env: e, filter: filter, kernel: &source, where: source.place, stacks: stacks}
 	config := c.runConfig(e, source.config())
 	config.Confine = confined(source.record.add(c.needs(source.place)))
 	config.Existing = run.existing
@@ -115,7 +110,7 @@ func (c *leaksCmd) live(e *env, filter tcp.Filter) error {
 	}
 	to := run.consumer(&config)
 	defer run.close() // also on a panic
-	counts, err := source.record.run(e.ctx, config, interruptible{source, interrupt}, to)
+	counts, err := source.record.run(e.ctx, config, source, to)
 	run.close()
 	return run.conclude(account{counts: counts, losses: source.Losses(), where: c.Where.failed(), namespaces: run.namespaces}, err)
 }
@@ -129,17 +124,6 @@ func (r *leaksRun) consumer(config *pipeline.Config) pipeline.Consumer {
 	}
 	r.watch = leak.NewWatch(watch)
 	return r.watch
-}
-
-// interruptible is a source whose end also ends the look at a process.
-type interruptible struct {
-	pipeline.Source
-	interrupt func()
-}
-
-func (k interruptible) Stop() {
-	k.interrupt()
-	k.Source.Stop()
 }
 
 // existing hands on the sockets that exist at the start.

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -177,12 +178,17 @@ func TestLeaksScreenDetail(t *testing.T) {
 	}
 }
 
-// Ctrl-Z gives the terminal back, and the shell can have it go on.
+// Ctrl-Z gives the terminal back, and the shell can have it go on; also where all is given up
+// that is, which --netns is an exception from.
 func TestLeaksIsSuspended(t *testing.T) {
 	n := newLeakNet(t)
-	n.worker("7")
-	term := n.asLeaks(`set -m; "$@"; echo "stopped $?"; stty -a | grep -c -- ' icanon'; fg >/dev/null; echo "ended $?"; printf '<end>'`)
+	pid := n.worker("7")
+	term := n.asLeaks(`set -m; tcptrace leaks --older-than 100ms -p ` + strconv.Itoa(pid) + `; echo "stopped $?"; stty -a | grep -c -- ' icanon'; fg >/dev/null; echo "ended $?"; printf '<end>'`)
 	term.until(" 7 python3")
+	term.press("\r")
+	term.until("LOCAL REMOTE")
+	term.press("\x1b")
+	term.until("VERDICT")
 	term.press("\x1a")
 	term.until(leave)
 	term.until("stopped 148")

@@ -39,24 +39,32 @@ const (
 type stackReader struct {
 	probe *probe.Probe
 	*symbolize.Helper
-	asked map[uint32]time.Time // when a process was remembered last
-	known map[stackKey][]symbolize.Frame
-	size  int // bytes in known
+	interrupt func()               // ends a look into a process
+	asked     map[uint32]time.Time // when a process was remembered last
+	known     map[stackKey][]symbolize.Frame
+	size      int // bytes in known
 }
 
 // stackKey is a stack of a process: the same addresses mean something else in another.
 type stackKey struct{ id, pid uint32 }
 
 // newStackReader returns nil where no helper can be started, and says why. It is to be
-// called while programs may be started, and given its probe before it is used. The end of
-// ctx interrupts what it does.
-func (e *env) newStackReader(ctx context.Context) *stackReader {
+// called while programs may be started, and given to kernel.nameCode before it is used.
+func (e *env) newStackReader() *stackReader {
+	ctx, interrupt := context.WithCancel(e.ctx)
 	helper, err := symbolize.StartHelper(ctx, "/proc/self/exe", stackHelper)
 	if err != nil {
+		interrupt()
 		e.say(fmt.Sprintf("the code that opened sockets is not named: %v", err))
 		return nil
 	}
-	return &stackReader{nil, helper, make(map[uint32]time.Time), make(map[stackKey][]symbolize.Frame), 0}
+	return &stackReader{nil, helper, interrupt, make(map[uint32]time.Time), make(map[stackKey][]symbolize.Frame), 0}
+}
+
+// Close ends the helper.
+func (r *stackReader) Close() {
+	r.Helper.Close()
+	r.interrupt()
 }
 
 // remember has the maps of a process read while it lives.

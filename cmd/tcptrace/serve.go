@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -61,11 +60,9 @@ func (c *serveCmd) Run(e *env) error {
 	if config.Notifier, err = serve.NewNotifier(); err != nil {
 		return err
 	}
-	ctx, interrupt := context.WithCancel(e.ctx)
-	defer interrupt()
 	var stacks *stackReader
 	if c.Stacks {
-		if stacks = e.newStackReader(ctx); stacks != nil {
+		if stacks = e.newStackReader(); stacks != nil {
 			defer stacks.Close()
 		}
 	}
@@ -74,10 +71,8 @@ func (c *serveCmd) Run(e *env) error {
 		return err
 	}
 	defer source.Close()
-	if stacks != nil {
-		stacks.probe = source.Probe
-	}
-	return c.serve(e, source, interrupt, stacks, folders, config)
+	source.nameCode(stacks)
+	return c.serve(e, source, folders, config)
 }
 
 // serving adds what it takes to answer clients, and to push.
@@ -194,12 +189,12 @@ func (c *serveCmd) listeners(e *env) (all []net.Listener, err error) {
 }
 
 // serve runs the daemon.
-func (c *serveCmd) serve(e *env, source kernel, interrupt func(), stacks *stackReader, folders []string, config serve.Config) error {
+func (c *serveCmd) serve(e *env, source kernel, folders []string, config serve.Config) error {
 	config.WebConfig, config.Say, config.Version = c.WebConfig, e.say, version()
 	config.MaxServices, config.Look = int(c.MaxServices), time.Duration(c.Interval)
 	config.MaxSockets = c.followed()
 	config.Offset = time.Now().UnixNano() - int64(source.Now())
-	config.Facts = leakFacts(source.Probe, "/proc", stacks)
+	config.Facts = leakFacts(source.Probe, "/proc", source.stacks)
 	ranges := startRanges{known: make(map[uint32]leak.PortRange), read: config.Facts.Ports}
 	config.Facts.Ports = ranges.of
 
@@ -217,9 +212,9 @@ func (c *serveCmd) serve(e *env, source kernel, interrupt func(), stacks *stackR
 		return e.saySkipped(err)
 	}
 	needs := serving(needs(source.place, probe.ReadTrace), &config.Push)
-	needs.Read, needs.Helper = append(needs.Read, folders...), stacks != nil
+	needs.Read, needs.Helper = append(needs.Read, folders...), source.stacks != nil
 	run.Confine = confined(needs)
-	counts, err := serve.Run(e.ctx, config, run, interruptible{completeKernel{source}, interrupt})
+	counts, err := serve.Run(e.ctx, config, run, completeKernel{source})
 	a := account{counts: counts, losses: source.Losses()}
 	return e.finish(err, a.ofTrace())
 }

@@ -20,6 +20,23 @@ type kernel struct {
 	env    *env
 	place  *enrich.Enricher
 	record *recordFiles // nil: it is not recorded
+	stacks *stackReader // nil: no code is named
+}
+
+// nameCode has code that opened sockets named by stacks, which may be nil.
+func (k *kernel) nameCode(stacks *stackReader) {
+	k.stacks = stacks
+	if stacks != nil {
+		stacks.probe = k.Probe
+	}
+}
+
+// Stop also ends a look into a process.
+func (k kernel) Stop() {
+	if k.stacks != nil {
+		k.stacks.interrupt()
+	}
+	k.Probe.Stop()
 }
 
 // openKernel begins to trace, and says what this kernel and this place do not show. Close
@@ -43,7 +60,7 @@ func (e *env) openKernelFor(config probe.Config, record recordFlags, setup confi
 	}
 	where := enrich.New("/proc", "")
 	e.sayLimits(where)
-	return kernel{p, e, where, files}, nil
+	return kernel{p, e, where, files, nil}, nil
 }
 
 // begin gives up what no live command ever needs, before anything of others is looked at and
@@ -80,10 +97,12 @@ func (e *env) saySkipped(err error) error {
 // config is what Run needs to know of the kernel as a source. When the sockets that exist
 // were read, the command can do these tasks alone.
 func (k kernel) config(keep ...probe.Task) pipeline.Config {
+	needs := needs(k.place, keep...)
+	needs.Helper = k.stacks != nil
 	return pipeline.Config{
 		Existing: func(emit func(*tcp.Event) error) error { return k.env.saySkipped(k.Seed(emit)) },
 		Last:     k.Unseen,
-		Confine:  confined(k.record.add(needs(k.place, keep...))),
+		Confine:  confined(k.record.add(needs)),
 		Enrich:   k.place.Fill,
 	}
 }

@@ -2,11 +2,13 @@ package main
 
 import (
 	"io"
+	"slices"
 	"time"
 
 	"github.com/tcptrace/tcptrace/internal/leak"
 	"github.com/tcptrace/tcptrace/internal/pipeline"
 	"github.com/tcptrace/tcptrace/internal/stats"
+	"github.com/tcptrace/tcptrace/internal/tcp"
 	"github.com/tcptrace/tcptrace/internal/terminal"
 	"github.com/tcptrace/tcptrace/internal/top"
 )
@@ -15,6 +17,8 @@ import (
 type topCmd struct {
 	By       statsBy   `default:"comm" placeholder:"WHAT" group:"Output" help:"Group sockets by comm (the default), host, pid, unit, container, remote, lport, netns, cgroup, pod, namespace or image; the key g changes it."`
 	Interval *duration `placeholder:"TIME" group:"Output" help:"Time from one look to the next; default 1s on a screen."`
+
+	Stacks bool `group:"Output" help:"Name the code that opened sockets that leak, by their stacks at connect() and accept()."`
 
 	followFlags  `embed:"" group:"Filters (of sockets)"`
 	tracingFlags `embed:""`
@@ -53,6 +57,7 @@ func (c *topCmd) Run(e *env) error {
 	return c.run(e, &c.followFlags, view{
 		interval: interval,
 		tracked:  true,
+		stacks:   c.Stacks,
 		open:     r.open,
 		paced:    r.paced,
 		ended:    r.close,
@@ -107,9 +112,9 @@ func (r *topRun) leaks(source pipeline.Source) (leak.Config, error) {
 	config := leak.Config{Rule: leak.DefaultRule(r.cmd.Read != nil), Filter: filter, Detailed: top.MaxLeaks, Existing: source.Existing}
 	switch source := source.(type) {
 	case recorded:
-		source.Track(config.Rule.States...)
+		source.Track(append(slices.Clone(config.Rule.States), tcp.Listen)...)
 	case kernel:
-		config.Facts = leakFacts(source.Probe, "/proc", nil)
+		config.Facts = leakFacts(source.Probe, "/proc", source.stacks)
 		config.Existing = completeKernel{source}.Existing
 	}
 	return config, err

@@ -231,3 +231,33 @@ func TestTopLive(t *testing.T) {
 		t.Errorf("it leaves %q", left)
 	}
 }
+
+// The listeners of a group stand above its sockets, and what leaks says which code opened it.
+func TestTopListenersAndStacks(t *testing.T) {
+	n := newLeakNet(t)
+	_, port := n.start(n.build("server", "testdata/leaky/server.c"))
+	cmd := exec.Command("bash", "-c", `"$@"; printf '<end>'`, "bash", "tcptrace", "top", "--stacks", "--netns", n.namespace())
+	cmd.Env = append(os.Environ(), "TERM=xterm", "LC_ALL=C.UTF-8")
+	term := newSizedPTY(t, 80, 24, cmd)
+	term.until("TCP by comm")
+	n.visit(port)
+	term.press("/server\r")
+	term.until("Filter: server (esc: none)")
+	term.press("\r")
+	term.until("LISTENER")
+	term.until(":" + port)
+	term.until("LOCAL REMOTE")
+	term.press("l")
+	term.until("CLOSE_WAIT and CLOSE for 10s or longer")
+	term.until("1 server ") // after ten seconds
+	term.press("\r")
+	term.until("1 socket in CLOSE_WAIT of server")
+	term.until("server.c:")
+	term.until("127.0.0.1:" + port)
+	term.press("q")
+	left := term.left()
+	term.ends(0)
+	if !strings.Contains(left, "opened by") || !strings.Contains(left, "server.c:") {
+		t.Errorf("it leaves %q", left)
+	}
+}

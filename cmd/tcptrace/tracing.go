@@ -42,6 +42,7 @@ type view struct {
 	interval   time.Duration // from tick to tick; 0: it needs none
 	kernelAddr bool          // the addresses of sockets are asked for
 	tracked    bool          // pipeline.Source.Existing is asked
+	stacks     bool          // the code that opened sockets is named, see kernel.stacks
 	// paced returns what stands between a source and the view, once it is open; nil: nothing.
 	paced   func(pipeline.Source) pipeline.Source
 	ended   func()          // called when the source has ended, before anything is said; nil: nothing to do
@@ -91,15 +92,39 @@ func (f *tracingFlags) live(e *env, config probe.Config, sockets selection, v vi
 	f.limit(&config)
 	config.KernelAddr, config.Tracked = v.kernelAddr && e.showsAddresses(), v.tracked
 	config.Hooks, config.BTF, config.Without = f.Hooks, f.BTF, f.Without
+	stacks, err := v.stackReader(e)
+	if err != nil {
+		return err
+	}
+	if stacks != nil {
+		defer stacks.Close()
+		config.Stacks = true
+	}
 	source, err := e.openKernel(config, f.recordFlags)
 	if err != nil {
 		return err
 	}
 	defer source.Close()
+	source.nameCode(stacks)
 	a, err := f.show(e, source, source.config(probe.ReadTrace), source.record, time.Now().UnixNano()-int64(source.Now()), sockets, v)
 	a.losses = source.Losses()
 	a.namespaces = sockets.Namespaces()
-	return e.finish(err, append(a.ofListeners(), a.ofTrace())...)
+	err = e.finish(err, append(a.ofListeners(), a.ofTrace())...)
+	if err == nil && stacks != nil {
+		stacks.explain(e)
+	}
+	return err
+}
+
+// stackReader names code, if the view wants that; nil: it is not named.
+func (v *view) stackReader(e *env) (*stackReader, error) {
+	if !v.stacks {
+		return nil, nil
+	}
+	if err := probe.CheckPlace(); err != nil { // or the helper would say that it cannot start
+		return nil, err
+	}
+	return e.newStackReader(), nil
 }
 
 func (f *tracingFlags) replay(e *env, sockets selection, v view) error {

@@ -45,13 +45,19 @@ const leaksInterval = uint64(2 * time.Second)
 
 // A Collector gathers what a Model shows. It is a pipeline.Consumer.
 type Collector struct {
-	cfg         Config
-	counts      *counts
-	tally       *stats.Tally
-	stories     *timeline.Collector
-	look        leakLook
-	leaks       *LeakReport // the last
-	leaksNext   uint64
+	cfg       Config
+	counts    *counts
+	tally     *stats.Tally
+	stories   *timeline.Collector
+	suspects  leakLook
+	leaks     *LeakReport // the last
+	leaksNext uint64
+
+	listenersFor  Request // what the listeners were looked for, which were found
+	listenersNext uint64
+	listeners     []ListenerRow
+	moreListeners int
+
 	recent      [maxRecent]*timeline.Story // over, from ended-maxRecent on
 	ended       int                        // how many are over
 	begun       bool
@@ -68,7 +74,7 @@ var _ pipeline.Consumer = (*Collector)(nil)
 
 // NewCollector returns a Collector.
 func NewCollector(cfg Config) *Collector {
-	c := &Collector{cfg: cfg, counts: newCounts(cfg.Max, cfg.Keep), offset: cfg.Offset, look: leakLook{leak.NewWatch(cfg.Leaks), MaxLeaks}}
+	c := &Collector{cfg: cfg, counts: newCounts(cfg.Max, cfg.Keep), offset: cfg.Offset, suspects: leakLook{leak.NewWatch(cfg.Leaks), MaxLeaks}}
 	nothing := func() error { return nil }
 	c.tally = stats.NewTally(stats.Config{By: stats.ByHost, Max: cfg.Max, Offset: cfg.Offset})
 	c.stories = timeline.NewCollector(timeline.Config{Max: cfg.MaxEnds, Offset: cfg.Offset, Show: c.over, Flush: nothing})
@@ -91,7 +97,7 @@ func (c *Collector) begin(now uint64) {
 // Event takes an event.
 func (c *Collector) Event(e *tcp.Event) error {
 	c.begin(e.BootNS)
-	if err := c.look.watch.Event(e); err != nil {
+	if err := c.suspects.watch.Event(e); err != nil {
 		return err
 	}
 	if err := c.tally.Event(e); err != nil {
@@ -119,7 +125,7 @@ func (c *Collector) Idle() error {
 	}
 	now := max(c.cfg.Now(), c.last)
 	if c.leaks != nil { // the first look is that of the first tick
-		if err := c.lookAtLeaks(now); err != nil {
+		if err := c.look(now); err != nil {
 			return err
 		}
 	}
@@ -130,7 +136,7 @@ func (c *Collector) Idle() error {
 // Tick makes a Snapshot where one is due or asked for.
 func (c *Collector) Tick(now uint64) error {
 	c.begin(now)
-	if err := c.lookAtLeaks(now); err != nil {
+	if err := c.look(now); err != nil {
 		return err
 	}
 	due := now >= c.next
@@ -158,11 +164,19 @@ func (c *Collector) Close(now uint64) error {
 	if now > c.last {
 		c.sample(now)
 	}
-	c.leaksNext = 0
-	if err := c.lookAtLeaks(now); err != nil {
+	c.leaksNext, c.listenersNext = 0, 0
+	if err := c.look(now); err != nil {
 		return err
 	}
 	return c.cfg.Last(c.snapshot(now))
+}
+
+// look lists sockets anew, as the kernel has them now, where that is due or asked for.
+func (c *Collector) look(now uint64) error {
+	if err := c.lookAtLeaks(now); err != nil {
+		return err
+	}
+	return c.listenersOf(c.cfg.Desk.request.Load(), now)
 }
 
 // lookAtLeaks refreshes the report of leaks, also if the sockets of another group are asked for.
@@ -172,7 +186,7 @@ func (c *Collector) lookAtLeaks(now uint64) (err error) {
 		return nil
 	}
 	c.leaksNext = now + leaksInterval
-	_, c.leaks, err = c.look.look(now, of)
+	_, c.leaks, err = c.suspects.look(now, of)
 	return err
 }
 
@@ -193,6 +207,9 @@ func (c *Collector) snapshot(now uint64) *Snapshot {
 		s.Groups = c.groups(r.By, now)
 	case Sockets:
 		s.Sockets, s.More = c.sockets(&r, now)
+		if r == c.listenersFor {
+			s.Listeners, s.MoreListeners = c.listeners, c.moreListeners
+		}
 	case Story:
 		s.Text = c.story(r.End, now)
 	case Diagram:

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/charmbracelet/x/ansi"
+
 	"github.com/tcptrace/tcptrace/internal/leak"
 	"github.com/tcptrace/tcptrace/internal/output"
 	"github.com/tcptrace/tcptrace/internal/tcp"
@@ -351,13 +353,7 @@ func (m *Model) detailLines(s *Snapshot) []string {
 	if r == nil {
 		return []string{"its sockets have left the state"}
 	}
-	var lines []string
-	for i := range m.leaks.columns {
-		if c := &m.leaks.columns[i]; c.text(r, false) != none {
-			lines = append(lines, fmt.Sprintf("%-10s %s", strings.ToLower(c.name), m.visible(c.text(r, false))))
-		}
-	}
-	lines = append(append(lines, ""), m.sentences(r.Sentences, "")...)
+	lines := append(append(m.factLines(r), ""), m.sentences(r.Sentences, "")...)
 	for _, stack := range r.Stacks {
 		lines = append(lines, "", m.header(fmt.Sprintf("%d opened by", stack.Count)))
 		if len(stack.Frames) == 0 {
@@ -368,6 +364,27 @@ func (m *Model) detailLines(s *Snapshot) []string {
 		}
 	}
 	return append(lines, m.leakSockets(s.Leaks)...)
+}
+
+// factLines are what the columns of a group hold, whole, two in a line where they have room.
+func (m *Model) factLines(r *LeakRow) (lines []string) {
+	half, open := m.width/2, false
+	for i := range m.leaks.columns {
+		c := &m.leaks.columns[i]
+		text := c.text(r, false)
+		if text == none {
+			continue
+		}
+		fact := fmt.Sprintf("%-10s %s", strings.ToLower(c.name), m.visible(text))
+		fits := ansi.StringWidth(fact) < half
+		if open && fits {
+			lines[len(lines)-1] = pad(lines[len(lines)-1], half) + fact
+			open = false
+			continue
+		}
+		lines, open = append(lines, fact), fits
+	}
+	return lines
 }
 
 // leak is the group that was asked for; nil: it is gone.

@@ -83,9 +83,13 @@ type Snapshot struct {
 	All     Row
 	Groups  []Row
 	Sockets []SocketRow
-	More    int         // sockets that are not among them
-	Text    string      // of Story and Diagram
-	Leaks   *LeakReport // of Leaks and Leak
+	More    int    // sockets that are not among them
+	Text    string // of Story and Diagram
+
+	Listeners     []ListenerRow // of Sockets: of the same group
+	MoreListeners int           // that are not among them
+
+	Leaks *LeakReport // of Leaks and Leak
 }
 
 // A Desk is where a Collector and a Model meet. Each side takes the latest that the other has

@@ -267,7 +267,9 @@ func socketName(r *SocketRow) string { return r.Local.String() + " " + r.Remote.
 func (m *Model) socketLines(s *Snapshot, room int, selects bool) []string {
 	rows := m.socketRows()
 	t := layout(&m.sockets, m.width, 34, 80)
-	lines := []string{m.header(t.head("local remote", false))}
+	lines := m.listenerLines(s, room/3)
+	room = max(room-len(lines), 2)
+	lines = append(lines, m.header(t.head("local remote", false)))
 	at := m.selectedSocket(rows)
 	first, last := m.window(len(rows), at, room-1)
 	for i := first; i < last; i++ {
@@ -277,7 +279,7 @@ func (m *Model) socketLines(s *Snapshot, room int, selects bool) []string {
 		return append(lines, "these sockets are of many groups, and have no rows")
 	}
 	if s.More > 0 {
-		lines = append(lines, fmt.Sprintf("and %s that are younger; listeners have no row", leak.Counted(s.More, "socket")))
+		lines = append(lines, fmt.Sprintf("and %s that are younger", leak.Counted(s.More, "socket")))
 	}
 	if s.Unlisted > 0 {
 		lines = append(lines, fmt.Sprintf("and more of the %s, of all groups, that had to make room", leak.Counted(int(s.Unlisted), "socket")))
