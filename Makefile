@@ -66,7 +66,7 @@ $(SERVERS)/%:
 	cd $(<D) && CGO_ENABLED=0 nice $(GO) build -trimpath -ldflags '-s -w' -o $@ $(PACKAGE)
 	@touch $@ # the build leaves one alone that is the same
 
-test-servers: build $(addprefix $(SERVERS)/,prometheus promtool victoria-logs collector) ## a real Prometheus, Collector and VictoriaLogs, which it builds first
+test-servers: build bin/churn $(addprefix $(SERVERS)/,prometheus promtool victoria-logs collector) ## a real Prometheus, Collector and VictoriaLogs, which it builds first
 	$(GO) build -o bin/leaky ./internal/test/rig/leaky
 	cd internal/test/servers && $(GO) vet . && $(GO) test -v -count=1 -timeout 15m $(if $(SUDO),-exec $(SUDO)) . \
 		-servers $(SERVERS) -bin $(CURDIR)/bin
