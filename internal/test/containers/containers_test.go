@@ -27,6 +27,9 @@ type line struct {
 	Container   string
 	Image       string
 	Unit        string
+	Pod         string
+	PodUID      string `json:"pod_uid"`
+	Namespace   string
 	Cgroup      string
 	LPort       uint16
 	RPort       uint16

@@ -115,34 +115,50 @@ func (p *podman) write(name, text string) {
 // pack makes the image.
 func (p *podman) pack() {
 	p.t.Helper()
-	leaker := filepath.Join(p.dir, "leaker")
-	build := exec.Command("go", "build", "-o", leaker, "./leaker")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		p.t.Fatalf("build leaker: %v: %s", err, out)
-	}
-	var archive bytes.Buffer
-	w := tar.NewWriter(&archive)
-	for name, path := range map[string]string{"leaker": leaker, "tcptrace": tcptrace(p.t)} {
-		file, err := os.ReadFile(path)
-		if err != nil {
-			p.t.Fatal(err)
-		}
-		if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o755, Size: int64(len(file))}); err != nil {
-			p.t.Fatal(err)
-		}
-		if _, err := w.Write(file); err != nil {
-			p.t.Fatal(err)
-		}
-	}
-	if err := w.Close(); err != nil {
-		p.t.Fatal(err)
-	}
 	load := p.command("import", "-", image)
-	load.Stdin = &archive
+	load.Stdin = bytes.NewReader(rootFS(p.t, p.dir))
 	if out, err := load.CombinedOutput(); err != nil {
 		p.t.Fatalf("make the image: %v: %s", err, out)
 	}
+}
+
+// rootFS builds /leaker in a folder, and returns the archive of all that is in the image.
+func rootFS(t *testing.T, dir string) []byte {
+	t.Helper()
+	leaker := filepath.Join(dir, "leaker")
+	build := exec.Command("go", "build", "-o", leaker, "./leaker")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build leaker: %v: %s", err, out)
+	}
+	files := map[string][]byte{}
+	for name, path := range map[string]string{"leaker": leaker, "tcptrace": tcptrace(t)} {
+		file, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files[name] = file
+	}
+	return pack(t, files)
+}
+
+// pack makes an archive.
+func pack(t *testing.T, files map[string][]byte) []byte {
+	t.Helper()
+	var archive bytes.Buffer
+	w := tar.NewWriter(&archive)
+	for name, file := range files {
+		if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o755, Size: int64(len(file))}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(file); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return archive.Bytes()
 }
 
 // tcptrace is the program that `make build` makes.
