@@ -332,19 +332,12 @@ func (m *Model) sentences(texts []string, indent string) (lines []string) {
 	return lines
 }
 
-// wrap breaks a text at spaces.
+// wrap breaks a text at spaces, and a word that is too long, as names of C++ are, anywhere.
 func wrap(indent, text string, width int) (lines []string) {
-	line := indent
-	for word := range strings.FieldsSeq(text) {
-		if line != indent && len(line)+len(word) >= width {
-			lines, line = append(lines, line), indent
-		}
-		if line != indent {
-			line += " "
-		}
-		line += word
+	for line := range strings.SplitSeq(ansi.Wrap(text, max(width-len(indent), 1), ""), "\n") {
+		lines = append(lines, indent+line)
 	}
-	return append(lines, line)
+	return lines
 }
 
 // detailLines are all that is known of one group.
@@ -360,7 +353,7 @@ func (m *Model) detailLines(s *Snapshot) []string {
 			lines = append(lines, output.Indent+"unknown code")
 		}
 		for _, frame := range stack.Frames {
-			lines = append(lines, output.Indent+m.visible(frame))
+			lines = append(lines, wrap(output.Indent, m.visible(frame), m.width)...)
 		}
 	}
 	return append(lines, m.leakSockets(s.Leaks)...)

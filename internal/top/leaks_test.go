@@ -127,6 +127,22 @@ func TestLeakKeys(t *testing.T) {
 	}
 }
 
+// The name of code can be longer than a line, and is shown whole.
+func TestLongNames(t *testing.T) {
+	r := newLeakRig(t, Options{})
+	s := leakSnapshot(Request{Kind: Leak, Leak: LeakName{group: r.names[0]}}, r.names)
+	s.Leaks.Rows[0].Stacks = []LeakStack{{1, []string{strings.Repeat("std::vector<", 20)}}}
+	r.press("enter")
+	r.m.Update(s)
+	var shown strings.Builder
+	for line := range strings.Lines(r.m.Screen()) {
+		shown.WriteString(strings.TrimSpace(line))
+	}
+	if !strings.Contains(shown.String(), strings.Repeat("std::vector<", 20)) {
+		t.Errorf("it shows\n%s", r.m.Screen())
+	}
+}
+
 // A group that is looked at may have gone.
 func TestLeakIsGone(t *testing.T) {
 	r := newLeakRig(t, Options{})
