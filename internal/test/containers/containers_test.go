@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tcptrace/tcptrace/internal/test/need"
 )
@@ -75,6 +76,24 @@ func trace(t *testing.T, cmd *exec.Cmd, enough func(line) bool) (lines []line, s
 		t.Errorf("%v: %v: %s", cmd, err, errors.Bytes())
 	}
 	return lines, errors.String()
+}
+
+// traceWhile traces while something is done again and again: nothing says when tracing has begun.
+func traceWhile(t *testing.T, cmd *exec.Cmd, enough func(line) bool, do func(number int)) []line {
+	t.Helper()
+	done := make(chan []line, 1)
+	go func() {
+		lines, _ := trace(t, cmd, enough)
+		done <- lines
+	}()
+	for number := 0; ; number++ {
+		select {
+		case lines := <-done:
+			return lines
+		case <-time.After(100 * time.Millisecond):
+			do(number)
+		}
+	}
 }
 
 // all returns a condition that holds when each of these has held for a line.

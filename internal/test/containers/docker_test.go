@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/tcptrace/tcptrace/internal/test/need"
 )
@@ -120,19 +119,9 @@ func TestNamesOfDocker(t *testing.T) {
 	brief := func(l line) bool {
 		return l.isOfClient() && strings.HasPrefix(l.Container, "brief-") && l.Type == "transition"
 	}
-	done := make(chan []line, 1)
-	go func() {
-		lines, _ := trace(t, d.tracer("-j", "--container", "brief-*", "-d", "20s"), brief)
-		done <- lines
-	}()
-	lines = nil
-	for number := 0; lines == nil; number++ {
-		select {
-		case lines = <-done:
-		case <-time.After(100 * time.Millisecond):
-			d.run(fmt.Sprintf("brief-%d", number), map[string]any{"AutoRemove": true}, nil, "once", d.address(server))
-		}
-	}
+	lines = traceWhile(t, d.tracer("-j", "--container", "brief-*", "-d", "20s"), brief, func(number int) {
+		d.run(fmt.Sprintf("brief-%d", number), map[string]any{"AutoRemove": true}, nil, "once", d.address(server))
+	})
 	if !slices.ContainsFunc(lines, brief) {
 		t.Errorf("nothing of a container that ends at once: %+v", lines)
 	}

@@ -57,22 +57,11 @@ func TestNamesOfTheShortLived(t *testing.T) {
 	need.Kernel(t)
 	p := newPodman(t)
 	server := p.start("podman", "serve", "7351")
-	done := make(chan []line, 1)
-	go func() {
-		lines, _ := trace(t, p.tracer("-j", "--container", "brief-*", "-d", "20s"), func(l line) bool {
-			return l.isOfClient() && l.Container == "brief-2" && l.Type == "transition"
-		})
-		done <- lines
-	}()
-	var seen []line
-	for seen == nil {
-		select {
-		case seen = <-done:
-		default:
-			p.output("run", "--rm", "--name", "brief-2", "--network", "podman", image, "/leaker", "once", p.address(server)+":7351")
-		}
-	}
-	if !slices.ContainsFunc(seen, func(l line) bool { return l.Container == "brief-2" }) {
+	brief := func(l line) bool { return l.isOfClient() && l.Container == "brief-2" && l.Type == "transition" }
+	seen := traceWhile(t, p.tracer("-j", "--container", "brief-*", "-d", "20s"), brief, func(int) {
+		p.output("run", "--rm", "--name", "brief-2", "--network", "podman", image, "/leaker", "once", p.address(server)+":7351")
+	})
+	if !slices.ContainsFunc(seen, brief) {
 		t.Errorf("nothing of brief-2 was shown: %+v", seen)
 	}
 }
