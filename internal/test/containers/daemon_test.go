@@ -82,6 +82,49 @@ func (d *daemon) tracer(args ...string) *exec.Cmd {
 	return d.enter(append([]string{tcptrace(d.t)}, args...)...)
 }
 
+// startIn starts /leaker beside the daemon, in a cgroup and no container.
+func (d *daemon) startIn(cgroup string, leaker ...string) {
+	d.t.Helper()
+	folder, err := os.Open(cgroup)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer folder.Close()
+	cmd := d.enter(append([]string{filepath.Join(d.dir, "leaker")}, leaker...)...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(folder.Fd())}
+	if err := cmd.Start(); err != nil {
+		d.t.Fatal(err)
+	}
+	d.t.Cleanup(func() {
+		if err := cmd.Process.Kill(); err != nil {
+			d.t.Error(err)
+		}
+		_ = cmd.Wait() // it was killed
+	})
+}
+
+// cgroup makes one of version 2, of one name in another.
+func cgroup(t *testing.T, names ...string) (path string) {
+	t.Helper()
+	path = "/sys/fs/cgroup/unified" // beside version 1
+	if _, err := os.Stat(path); err != nil {
+		path = "/sys/fs/cgroup"
+	}
+	for _, name := range names {
+		made := filepath.Join(path, name)
+		if err := os.Mkdir(made, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := os.Remove(made); err != nil {
+				t.Error(err)
+			}
+		})
+		path = made
+	}
+	return path
+}
+
 // folder is one with a short name: sockets lie in it.
 func folder(t *testing.T) string {
 	t.Helper()

@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tcptrace/tcptrace/internal/test/need"
 )
@@ -59,7 +61,8 @@ func (d *docker) do(method, path, kind string, body []byte) []byte {
 // run starts /leaker in a container with a name.
 func (d *docker) run(name string, host, labels map[string]any, leaker ...string) (id string) {
 	d.t.Helper()
-	config, err := json.Marshal(map[string]any{"Image": image + ":latest", "Cmd": leaker, "Labels": labels, "HostConfig": host})
+	config, err := json.Marshal(map[string]any{"Image": image + ":latest", "Cmd": leaker, "Labels": labels, "HostConfig": host,
+		"ExposedPorts": map[string]any{fmt.Sprintf("%d/tcp", port): struct{}{}}})
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -124,5 +127,54 @@ func TestNamesOfDocker(t *testing.T) {
 	})
 	if !slices.ContainsFunc(lines, brief) {
 		t.Errorf("nothing of a container that ends at once: %+v", lines)
+	}
+}
+
+// TestBorrowedID has a process in a cgroup that somebody called like the container of another:
+// the id is shown, since the path has it, and no name.
+func TestBorrowedID(t *testing.T) {
+	need.Kernel(t)
+	d := newDocker(t)
+	server := d.run("web-1", nil, nil, "serve", fmt.Sprint(port))
+	d.startIn(cgroup(t, "tcptrace-borrowed", server), "serve", fmt.Sprint(port+1))
+
+	listens := func(at uint16) func(line) bool {
+		return func(l line) bool { return l.State == "LISTEN" && l.LPort == at }
+	}
+	var lines []line
+	for range 50 { // until both listen
+		if lines, _ = trace(t, d.tracer("sockets", "-j"), ignore); slices.ContainsFunc(lines, listens(port)) && slices.ContainsFunc(lines, listens(port+1)) {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	for at, name := range map[uint16]string{port: "web-1", port + 1: ""} {
+		if !slices.ContainsFunc(lines, func(l line) bool { return listens(at)(l) && l.ContainerID == server && l.Container == name }) {
+			t.Errorf("no listener at port %d of %s with the name %q: %+v", at, server, name, lines)
+		}
+	}
+}
+
+// TestPublishedPort holds what the manual says of docker-proxy against a real one.
+func TestPublishedPort(t *testing.T) {
+	need.Kernel(t)
+	d := newDocker(t)
+	const published = 17351
+	d.run("web-1", map[string]any{"PortBindings": map[string]any{
+		fmt.Sprintf("%d/tcp", port): []any{map[string]any{"HostIp": "127.0.0.1", "HostPort": fmt.Sprint(published)}},
+	}}, nil, "serve", fmt.Sprint(port))
+	d.startIn(cgroup(t, "tcptrace-visitor"), "visit", fmt.Sprintf("127.0.0.1:%d", published))
+
+	isProxy := func(l line) bool { return l.Comm == "docker-proxy" && l.Container == "" && l.ContainerID == "" }
+	conditions := map[string]func(line) bool{
+		"a connection to the published port, of docker-proxy": func(l line) bool { return l.LPort == published && isProxy(l) },
+		"a connection of docker-proxy to the container":       func(l line) bool { return l.isOfClient() && isProxy(l) },
+		"a connection of the container":                       func(l line) bool { return l.isOfServer() && l.Container == "web-1" },
+	}
+	lines, _ := trace(t, d.tracer("-j", "-d", "20s"), all(slices.Collect(maps.Values(conditions))...))
+	for what, holds := range conditions {
+		if !slices.ContainsFunc(lines, holds) {
+			t.Errorf("%s is not shown: %+v", what, lines[:min(len(lines), 5)])
+		}
 	}
 }
