@@ -15,7 +15,7 @@ func Unjudged(u tcp.Unjudged) (sentences []string) {
 		{tcp.Age, " left out by --min-duration: nobody knows for how long they have been in their state"},
 		{tcp.Owner, " left out by --pid or --comm: no process is known to own them"},
 		{tcp.User, " left out by --uid: their user is not known"},
-		{tcp.Place, " left out by --cgroup or --container: their cgroup is not known"},
+		{tcp.Place, " left out by --cgroup, --unit, --container or --pod: their cgroup, or what it is called, is not known"},
 		{tcp.Forgotten, " in TIME_WAIT left out by the filter: from before the trace, so without an owner or a cgroup"},
 	} {
 		if n := u[fact.Fact]; n > 0 {

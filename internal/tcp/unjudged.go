@@ -9,7 +9,7 @@ const (
 	Age         // how long the socket has been in its state
 	Owner       // the process
 	User
-	Place     // the cgroup, and so the container
+	Place     // the cgroup, and so the container, or what it is called
 	Forgotten // one of these three, of a TIME_WAIT: the kernel does not keep them
 	facts
 )
