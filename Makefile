@@ -21,7 +21,7 @@ GENERATED = $(foreach object,bpf trampoline direct directtrampoline,internal/pro
 # The linter has a module of its own: its hundreds of dependencies are not our users'.
 GOLANGCI_LINT = $(GO) tool -modfile=internal/test/tools/go.mod golangci-lint
 
-.PHONY: help build run check test soak test-kernels test-servers generate check-generated clang-version lint fmt fuzz bench microbench install clean deps rig
+.PHONY: help build run check test soak test-kernels test-servers packages release test-packages generate check-generated clang-version lint fmt fuzz bench microbench install clean deps rig
 
 help: ## this menu
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -78,6 +78,23 @@ test-browser: build rig ## the page of serve in a real Chromium; screenshots in 
 	done
 	$(GO) build -o bin/leaky ./internal/test/rig/leaky
 	cd internal/test/browser && npm ci --silent && timeout 600 $(if $(SUDO),sudo env "PATH=$$PATH") npm test --silent
+
+# nfpm and the maker of the bills are a module of their own, as the linter is.
+packages: ## deb, rpm, apk and arch packages, tarballs, checksums and SBOMs of amd64 and arm64 in dist/
+	@rm -rf dist
+	packaging/nfpm/build dist
+
+release: ## the same of a commit that has a tag, and the notes of its version in dist/NOTES.md
+	@tag=$$(git describe --tags --exact-match --match 'v[0-9]*') || { echo "release: this commit has no tag: git tag v1.2.3" >&2; exit 1; }; \
+	[[ -z "$$(git status --porcelain)" ]] || { echo "release: there are changes that are not committed" >&2; exit 1; }; \
+	notes=$$(awk -v v="$${tag#v}" '/^## / {on = index($$2, "[" v "]") == 1; next} on' CHANGELOG.md); \
+	[[ -n "$$notes" ]] || { echo "release: CHANGELOG.md has no section [$${tag#v}]" >&2; exit 1; }; \
+	$(MAKE) packages && printf '%s\n' "$$notes" >dist/NOTES.md
+
+# What it needs beside is installed here, not by deps: make test does not need it.
+test-packages: packages ## the packages in clean roots of Debian and rpm, twice the same bytes, lintian and rpmlint
+	@packaging/nfpm/deps
+	cd internal/test/packages && $(GO) vet . && $(GO) test -v -count=1 -timeout 30m $(if $(SUDO),-exec $(SUDO)) . -dist $(CURDIR)/dist
 
 GENERATE = BPF2GO_CC=$(BPF_CLANG) $(GO) generate ./internal/probe
 
@@ -141,7 +158,7 @@ install: build ## install the binary, the man page and the systemd unit below PR
 	install -D -m 644 packaging/systemd/tcptrace.service $(DESTDIR)$(PREFIX)/lib/systemd/system/tcptrace.service
 
 clean: ## remove what was built
-	rm -rf bin
+	rm -rf bin dist
 
 deps:
 	@.ci/deps

@@ -1,0 +1,3 @@
+module github.com/tcptrace/tcptrace/internal/test/packages
+
+go 1.26.0
