@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // podman runs containers in a network namespace, a store and a configuration of its
@@ -223,7 +224,28 @@ func (p *podman) remove() {
 			p.t.Errorf("remove container %s: %v: %s", id, err, out)
 		}
 	}
+	p.wait()
 	if err := os.RemoveAll(p.dir); err != nil {
 		p.t.Error(err)
 	}
+}
+
+// wait waits until nobody works on the store any more: conmon runs one more podman when a container
+// has ended, which nobody waits for.
+func (p *podman) wait() {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		if !p.atWork() {
+			return
+		}
+	}
+	p.t.Error("conmon or podman has not ended within a minute")
+}
+
+// atWork reports whether a process has the folder of the store in its command line.
+func (p *podman) atWork() bool {
+	files, _ := filepath.Glob("/proc/[0-9]*/cmdline") // the pattern is well-formed
+	return slices.ContainsFunc(files, func(name string) bool {
+		line, err := os.ReadFile(name)
+		return err == nil && bytes.Contains(line, []byte(p.dir))
+	})
 }
