@@ -109,9 +109,9 @@ func (c *leaksCmd) live(e *env, filter tcp.Filter) error {
 		config.Enrich = nil // the Watch does it, also for the sockets of a refresh
 	}
 	to := run.consumer(&config)
-	defer run.close() // also on a panic
+	defer func() { run.screen.release() }() // also on a panic
 	counts, err := source.record.run(e.ctx, config, source, to)
-	run.close()
+	run.screen.release()
 	return run.conclude(account{counts: counts, losses: source.Losses(), where: c.Where.failed(), namespaces: run.namespaces}, err)
 }
 

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"io"
 	"slices"
 	"time"
 
@@ -27,24 +26,6 @@ func (r *leaksRun) openView(watch leak.Config) pipeline.Consumer {
 	}, r.kernel.Stop)
 	return top.NewLeakCollector(top.LeakConfig{
 		Desk: desk, Now: r.kernel.Now, Interval: time.Duration(r.cmd.Interval), Leaks: watch,
-		Seen: func(report *leak.Report) { r.last = report }, Last: r.leave,
+		Seen: func(report *leak.Report) { r.last = report }, Last: func(s *top.Snapshot) error { return r.screen.leave(s, r.env.stdout) },
 	})
-}
-
-// leave gives the terminal back, and leaves a report on it.
-func (r *leaksRun) leave(s *top.Snapshot) error {
-	model, err := r.screen.close()
-	if err != nil {
-		return err
-	}
-	model.Update(s)
-	_, err = io.WriteString(r.env.stdout, model.Report())
-	return err
-}
-
-// close gives the terminal back. It can be called again.
-func (r *leaksRun) close() {
-	if r.screen != nil {
-		_, _ = r.screen.close() // the run has an error of its own
-	}
 }

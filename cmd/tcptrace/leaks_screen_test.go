@@ -5,7 +5,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -206,20 +205,7 @@ func TestLeaksIsSuspended(t *testing.T) {
 func TestOneSignalEndsABlockedLeaks(t *testing.T) {
 	need.Hangup(t)
 	n := newLeakNet(t)
-	for _, signal := range fourSignals {
-		said := filepath.Join(t.TempDir(), "stderr")
-		term := n.asLeaks(`exec "$@" 2>` + said)
-		term.until("VERDICT")
-		if err := unix.IoctlSetInt(int(term.slave.Fd()), unix.TCXONC, unix.TCOOFF); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(1500 * time.Millisecond) // for the next look to be drawn, which hangs
-		term.cmd.Process.Signal(signal)
-		term.ends(exitFailure)
-		if text, err := os.ReadFile(said); err != nil || !strings.Contains(string(text), "the standard output is blocked") {
-			t.Errorf("%v: it said %q: %v", signal, text, err)
-		}
-	}
+	endsBlocked(t, func(script string) *pty { return n.asLeaks(script) }, "VERDICT")
 }
 
 func TestLeaksSurroundings(t *testing.T) {

@@ -51,10 +51,8 @@ func (c *serveCmd) Run(e *env) error {
 	for _, l := range listeners {
 		defer l.Close() // a second time does no harm
 	}
-	for _, t := range []otlp.Target{push.Metrics, push.Logs} {
-		if t.URL != nil {
-			e.say("pushing to " + t.URL.String())
-		}
+	for _, t := range push.Targets() {
+		e.say("pushing to " + t.URL.String())
 	}
 	config := serve.Config{Listeners: listeners, Push: push}
 	if config.Notifier, err = serve.NewNotifier(); err != nil {
@@ -78,10 +76,7 @@ func (c *serveCmd) Run(e *env) error {
 // serving adds what it takes to answer clients, and to push.
 func serving(n confine.Needs, push *serve.PushConfig) confine.Needs {
 	n.Accept = true
-	for _, t := range []otlp.Target{push.Metrics, push.Logs} {
-		if t.URL == nil {
-			continue
-		}
+	for _, t := range push.Targets() {
 		n.Connect = append(n.Connect, t.Port())
 		if t.Named() && !n.Resolve {
 			n.Resolve = true

@@ -151,18 +151,8 @@ func (r *topRun) last(s *top.Snapshot) error {
 	if r.screen == nil {
 		return r.print(s, true)
 	}
-	model, err := r.screen.close()
-	if err != nil {
-		return err
-	}
-	model.Update(s)
-	_, err = io.WriteString(r.env.stdout, model.Report())
-	return err
+	return r.screen.leave(s, r.env.stdout)
 }
 
 // close gives the terminal back. It can be called again.
-func (r *topRun) close() {
-	if r.screen != nil {
-		_, _ = r.screen.close() // the run has an error of its own
-	}
-}
+func (r *topRun) close() { r.screen.release() }

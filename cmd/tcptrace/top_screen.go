@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"regexp"
 	"runtime"
@@ -149,6 +150,24 @@ func (s *topScreen) close() (*top.Model, error) {
 	default:
 	}
 	return s.model, s.closed
+}
+
+// leave closes the screen, and leaves a report on the terminal in its place.
+func (s *topScreen) leave(last *top.Snapshot, to io.Writer) error {
+	model, err := s.close()
+	if err != nil {
+		return err
+	}
+	model.Update(last)
+	_, err = io.WriteString(to, model.Report())
+	return err
+}
+
+// release closes the screen, if there is one, where the run has an error of its own.
+func (s *topScreen) release() {
+	if s != nil {
+		_, _ = s.close()
+	}
 }
 
 // slowest is how long a view may take to end that has not been blocked.

@@ -136,18 +136,24 @@ func TestOneSignalEndsTop(t *testing.T) {
 // A terminal that was stopped takes nothing any more.
 func TestOneSignalEndsABlockedTop(t *testing.T) {
 	need.Hangup(t)
+	endsBlocked(t, func(script string) *pty { return asTop(t, script) }, "TCP by comm")
+}
+
+// endsBlocked stops the terminal of a screen that shows a text, and wants each signal to end it.
+func endsBlocked(t *testing.T, begin func(script string) *pty, text string) {
+	t.Helper()
 	for _, signal := range fourSignals {
 		said := filepath.Join(t.TempDir(), "stderr")
-		term := asTop(t, `exec "$@" 2>`+said)
-		term.until("TCP by comm")
+		term := begin(`exec "$@" 2>` + said)
+		term.until(text)
 		if err := unix.IoctlSetInt(int(term.slave.Fd()), unix.TCXONC, unix.TCOOFF); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(1500 * time.Millisecond) // for the next look to be drawn, which hangs
 		term.cmd.Process.Signal(signal)
 		term.ends(exitFailure)
-		if text, err := os.ReadFile(said); err != nil || !strings.Contains(string(text), "the standard output is blocked") {
-			t.Errorf("%v: it said %q: %v", signal, text, err)
+		if got, err := os.ReadFile(said); err != nil || !strings.Contains(string(got), "the standard output is blocked") {
+			t.Errorf("%v: it said %q: %v", signal, got, err)
 		}
 	}
 }

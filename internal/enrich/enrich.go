@@ -74,9 +74,10 @@ type cgroup struct {
 // tree is not mounted or only a part of it is, it mounts the whole tree where only the
 // Enricher sees it, which needs CAP_SYS_ADMIN now.
 func New(procRoot, cgroupRoot string) *Enricher {
+	proc := procfs.Open(procRoot)
 	e := &Enricher{
-		proc:    procfs.Open(procRoot),
-		names:   names.New(filepath.Dir(filepath.Clean(procRoot)), procfs.Open(procRoot)),
+		proc:    proc,
+		names:   names.New(filepath.Dir(filepath.Clean(procRoot)), proc),
 		cgroups: make(map[uint64]cgroup),
 		owners:  make(map[ownerKey]owner),
 	}

@@ -1,8 +1,6 @@
 package enrich
 
 import (
-	"bufio"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -35,7 +33,7 @@ func (e *Enricher) HasContainer(fits func(path string) bool) bool {
 			continue
 		}
 		found := false
-		_ = eachCgroup(f, func(path string) bool { found = fits(path); return !found })
+		_ = procfs.EachCgroup(f, func(path string) bool { found = fits(path); return !found })
 		f.Close()
 		if found {
 			return true
@@ -64,16 +62,4 @@ func ContainerWithID(procRoot, prefix string) (id string) {
 func (e *Enricher) NamesOf(cgroup string) *tcp.Names {
 	found := e.names.Find(cgroup, tcp.ContainerID(cgroup))
 	return &found
-}
-
-// eachCgroup reads /proc/PID/cgroup, see cgroups(7), as long as more of it is wanted.
-func eachCgroup(r io.Reader, visit func(path string) (more bool)) error {
-	lines := bufio.NewScanner(r)
-	for lines.Scan() {
-		// 4:memory:/docker/ID; the path may hold colons of its own
-		if part := strings.SplitN(lines.Text(), ":", 3); len(part) == 3 && !visit(part[2]) {
-			return nil
-		}
-	}
-	return lines.Err()
 }

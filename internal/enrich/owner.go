@@ -99,7 +99,7 @@ func (e *Enricher) owner(key ownerKey, ev *tcp.Event) owner {
 // parseContainer reads /proc/PID/cgroup and returns the first cgroup in it that is in a container:
 // every hierarchy that knows of the container has the same.
 func parseContainer(r io.Reader) (first cgroup, err error) {
-	err = eachCgroup(r, func(path string) bool {
+	err = procfs.EachCgroup(r, func(path string) bool {
 		first = cgroup{path: path, container: tcp.ContainerID(path)}
 		return first.container == ""
 	})

@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -122,22 +123,18 @@ func (f *Finder) prove(claim string, pid uint32, recorded ...string) error {
 	if claim == "" {
 		return errUnproven
 	}
-	for _, r := range recorded {
-		if r == claim {
-			return nil
-		}
+	if slices.Contains(recorded, claim) {
+		return nil
 	}
 	if pid == 0 || !f.proc.HasEventPIDs() {
 		return errUnproven
 	}
 	in, err := procfs.Read(f.proc, pid, "cgroup", func(r io.Reader) (is bool, err error) {
-		for line := range procfs.Lines(r) {
-			// 0::/system.slice/docker-ID.scope
-			_, rest, _ := strings.Cut(line, ":")
-			_, at, _ := strings.Cut(rest, ":")
-			is = is || at == claim || strings.HasPrefix(at, claim+"/")
-		}
-		return is, nil
+		err = procfs.EachCgroup(r, func(path string) bool {
+			is = path == claim || strings.HasPrefix(path, claim+"/")
+			return !is
+		})
+		return is, err
 	})
 	if err != nil || !in {
 		return errUnproven

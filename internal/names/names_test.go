@@ -65,13 +65,13 @@ var (
 )
 
 var (
-	slice   = "kubepods-burstable-pod" + strings.ReplaceAll(uid, "-", "_") + ".slice"
-	slices  = "/kubepods.slice/kubepods-burstable.slice/" + slice
-	inPod   = tcp.Names{Container: "app", Image: "reg/web:2", Pod: "cart-7d9f", PodUID: uid, Namespace: "shop"}
-	logged  = tcp.Names{Container: "app", Pod: "cart-7d9f", PodUID: uid, Namespace: "shop"}
-	logs    = map[string]string{"/var/log/pods/shop_cart-7d9f_" + uid + "/app/0.log": "", "/var/log/containers/cart-7d9f_shop_app-" + id1 + ".log": ""}
-	compose = tcp.Names{Container: "web-1", Image: "web:2", Namespace: "shop"}
-	podman1 = tcp.Names{Container: "web-1", Image: "localhost/web:2"}
+	slice     = "kubepods-burstable-pod" + strings.ReplaceAll(uid, "-", "_") + ".slice"
+	slicePath = "/kubepods.slice/kubepods-burstable.slice/" + slice
+	inPod     = tcp.Names{Container: "app", Image: "reg/web:2", Pod: "cart-7d9f", PodUID: uid, Namespace: "shop"}
+	logged    = tcp.Names{Container: "app", Pod: "cart-7d9f", PodUID: uid, Namespace: "shop"}
+	logs      = map[string]string{"/var/log/pods/shop_cart-7d9f_" + uid + "/app/0.log": "", "/var/log/containers/cart-7d9f_shop_app-" + id1 + ".log": ""}
+	compose   = tcp.Names{Container: "web-1", Image: "web:2", Namespace: "shop"}
+	podman1   = tcp.Names{Container: "web-1", Image: "localhost/web:2"}
 )
 
 func TestFind(t *testing.T) {
@@ -97,27 +97,27 @@ func TestFind(t *testing.T) {
 		{"podman, with the configuration that CRI-O has too", "/machine.slice/libpod-" + id1 + ".scope", map[string]string{storage + "/overlay-containers/containers.json": podmanRecord,
 			storageRun + "/vfs-containers/" + id1 + "/userdata/config.json": `{"annotations":{"org.opencontainers.image.stopSignal":"15"}}`}, podman1},
 		{"podman, borrowed", "/user.slice/libpod-" + id1 + ".scope", map[string]string{storage + "/overlay-containers/containers.json": podmanRecord}, tcp.Names{}},
-		{"containerd, systemd", slices + "/cri-containerd-" + id1 + ".scope", map[string]string{containerd + "/" + id1 + "/config.json": containerdRecord(slice + ":cri-containerd:" + id1)}, inPod},
+		{"containerd, systemd", slicePath + "/cri-containerd-" + id1 + ".scope", map[string]string{containerd + "/" + id1 + "/config.json": containerdRecord(slice + ":cri-containerd:" + id1)}, inPod},
 		{"containerd, cgroupfs", "/kubepods/burstable/pod" + uid + "/" + id1, map[string]string{containerd + "/" + id1 + "/config.json": containerdRecord("/kubepods/burstable/pod" + uid + "/" + id1)}, inPod},
 		{"containerd whose kubelet alone uses systemd", "/system.slice/containerd.service/" + slice + ":cri-containerd:" + id1,
 			map[string]string{containerd + "/" + id1 + "/config.json": containerdRecord(slice + ":cri-containerd:" + id1)}, inPod},
-		{"k3s", slices + "/cri-containerd-" + id1 + ".scope", map[string]string{k3s + "/" + id1 + "/config.json": containerdRecord(slice + ":cri-containerd:" + id1)}, inPod},
+		{"k3s", slicePath + "/cri-containerd-" + id1 + ".scope", map[string]string{k3s + "/" + id1 + "/config.json": containerdRecord(slice + ":cri-containerd:" + id1)}, inPod},
 		{"containerd, by its process", "/odd/" + id1, map[string]string{containerd + "/" + id1 + "/config.json": containerdRecord(""),
 			containerd + "/" + id1 + "/init.pid": "9", "/proc/9/cgroup": "0::/odd/" + id1 + "/below\n"}, inPod},
 		{"containerd, borrowed", "/user.slice/user-1000.slice/" + id1, map[string]string{containerd + "/" + id1 + "/config.json": containerdRecord(slice + ":cri-containerd:" + id1)}, tcp.Names{}},
-		{"CRI-O", slices + "/crio-" + id1 + ".scope/container", map[string]string{storageRun + "/vfs-containers/" + id1 + "/userdata/config.json": crioRecord(slice + ":crio:" + id1)}, inPod},
-		{"CRI-O, the other folder", slices + "/crio-" + id1 + ".scope", map[string]string{storage + "/overlay-containers/" + id1 + "/userdata/config.json": crioRecord(slice + ":crio:" + id1)}, inPod},
-		{"logs alone", slices + "/cri-containerd-" + id1 + ".scope", logs, logged},
+		{"CRI-O", slicePath + "/crio-" + id1 + ".scope/container", map[string]string{storageRun + "/vfs-containers/" + id1 + "/userdata/config.json": crioRecord(slice + ":crio:" + id1)}, inPod},
+		{"CRI-O, the other folder", slicePath + "/crio-" + id1 + ".scope", map[string]string{storage + "/overlay-containers/" + id1 + "/userdata/config.json": crioRecord(slice + ":crio:" + id1)}, inPod},
+		{"logs alone", slicePath + "/cri-containerd-" + id1 + ".scope", logs, logged},
 		{"logs alone, of a node in a container", "/kubelet.slice/kubelet-kubepods.slice/kubelet-" + slice + "/cri-containerd-" + id1 + ".scope", logs, logged},
 		{"logs alone, best effort", "/kubepods/besteffort/pod" + uid + "/" + id1, logs, logged},
 		{"logs alone, guaranteed", "/kubepods.slice/kubepods-pod" + strings.ReplaceAll(uid, "-", "_") + ".slice/cri-containerd-" + id1 + ".scope", logs, logged},
 		{"a static pod", "/kubepods/burstable/pod" + hash + "/" + id1, map[string]string{"/var/log/pods/kube-system_etcd-node_" + hash + "/etcd/0.log": ""},
 			tcp.Names{Pod: "etcd-node", PodUID: hash, Namespace: "kube-system"}},
 		{"a pod without logs", "/kubepods/pod" + uid + "/" + id1, nil, tcp.Names{PodUID: uid}},
-		{"the cgroup of a pod itself", slices, logs, tcp.Names{Pod: "cart-7d9f", PodUID: uid, Namespace: "shop"}},
+		{"the cgroup of a pod itself", slicePath, logs, tcp.Names{Pod: "cart-7d9f", PodUID: uid, Namespace: "shop"}},
 		{"a pod that a user plays", "/user.slice/user-1000.slice/kubepods/pod" + uid + "/" + id1, logs, tcp.Names{}},
-		{"another container that a container plays", slices + "/cri-containerd-" + id2 + ".scope/" + id1, logs, tcp.Names{Pod: "cart-7d9f", PodUID: uid, Namespace: "shop"}},
-		{"the logs of another pod", slices + "/cri-containerd-" + id1 + ".scope",
+		{"another container that a container plays", slicePath + "/cri-containerd-" + id2 + ".scope/" + id1, logs, tcp.Names{Pod: "cart-7d9f", PodUID: uid, Namespace: "shop"}},
+		{"the logs of another pod", slicePath + "/cri-containerd-" + id1 + ".scope",
 			map[string]string{"/var/log/pods/shop_cart-7d9f_" + uid + "/x": "", "/var/log/containers/evil_other_app-" + id1 + ".log": ""},
 			tcp.Names{Pod: "cart-7d9f", PodUID: uid, Namespace: "shop"}},
 		{"runc", "/user.slice/mine", map[string]string{runc + "/mine/state.json": `{"id":"mine","cgroup_paths":{"":"/sys/fs/cgroup/user.slice/mine"}}`}, tcp.Names{Container: "mine"}},
@@ -224,7 +224,7 @@ func FuzzRecords(f *testing.F) {
 }
 
 func FuzzPodOf(f *testing.F) {
-	f.Add(slices + "/cri-containerd-" + id1 + ".scope")
+	f.Add(slicePath + "/cri-containerd-" + id1 + ".scope")
 	f.Add("/system.slice/containerd.service/" + slice + ":cri-containerd:" + id1)
 	f.Add("/kubepods/burstable/pod" + hash)
 	f.Fuzz(func(t *testing.T, cgroup string) {

@@ -1,7 +1,6 @@
 package otlp
 
 import (
-	"bytes"
 	"context"
 	"sync"
 	"sync/atomic"
@@ -132,12 +131,11 @@ func (q *queue) done(b batch) {
 
 // logs sends records, one request at a time.
 type logs struct {
-	queue   *queue
-	client  *client
-	begin   []byte // of ResourceLogs, and
-	scope   []byte // of ScopeLogs: what comes before the records
-	sent    *counts
-	request bytes.Buffer
+	queue  *queue
+	client *client
+	begin  []byte // of ResourceLogs, and
+	scope  []byte // of ScopeLogs: what comes before the records
+	sent   *counts
 }
 
 // newLogs returns what sends the records of a resource.
@@ -230,15 +228,15 @@ func (l *logs) try(ctx context.Context, b batch) (over bool, after time.Duration
 	return true, 0
 }
 
-// body is an ExportLogsServiceRequest with a batch.
+// body is an ExportLogsServiceRequest with a batch. It is new each time: the transport may still write
+// the one before, if the receiver answered early.
 func (l *logs) body(b batch) []byte {
 	const requestResource, resourceScope = 1, 2
 	scope := len(l.scope) + len(b.records)
 	resource := len(l.begin) + protowire.SizeTag(resourceScope) + protowire.SizeBytes(scope)
-	out := protowire.AppendTag(l.request.AvailableBuffer(), requestResource, protowire.BytesType)
+	out := make([]byte, 0, protowire.SizeTag(requestResource)+protowire.SizeBytes(resource))
+	out = protowire.AppendTag(out, requestResource, protowire.BytesType)
 	out = append(protowire.AppendVarint(out, uint64(resource)), l.begin...)
 	out = protowire.AppendVarint(protowire.AppendTag(out, resourceScope, protowire.BytesType), uint64(scope))
-	out = append(append(out, l.scope...), b.records...)
-	l.request = *bytes.NewBuffer(out[:0])
-	return out
+	return append(append(out, l.scope...), b.records...)
 }

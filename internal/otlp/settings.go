@@ -35,7 +35,12 @@ type Target struct {
 }
 
 // On reports whether anything is pushed.
-func (s *Settings) On() bool { return s.Metrics.URL != nil || s.Logs.URL != nil }
+func (s *Settings) On() bool { return len(s.Targets()) > 0 }
+
+// Targets are those of the signals that are pushed.
+func (s *Settings) Targets() []Target {
+	return slices.DeleteFunc([]Target{s.Metrics, s.Logs}, func(t Target) bool { return t.URL == nil })
+}
 
 // Port returns the port that a target is at.
 func (t *Target) Port() uint16 {
